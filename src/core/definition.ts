@@ -1,0 +1,188 @@
+/**
+ * What exists in an application: its events, commands, queries and topics. Each is defined once, beside its schema,
+ * and passed around as a value; types are inferred from it.
+ *
+ * @module
+ */
+import { checkRange } from "./backoff.ts";
+import { MillstreamError } from "./errors.ts";
+import type { Message, MessageOptions } from "./message.ts";
+import { checkName } from "./names.ts";
+import { type Schema, validate } from "./schema.ts";
+
+/** Turns data of one schema version into data of the next. Pure. */
+// deno-lint-ignore no-explicit-any -- old shapes are unknown by nature
+export type Upcaster = (data: any) => unknown;
+
+/** Options of {@linkcode event}. */
+export interface EventOptions<Data> {
+  /** Version of the schema, stored with every message. @default 1 */
+  readonly version?: number;
+  /** For each older version, how its data becomes data of the next version. */
+  readonly upcast?: Readonly<Record<number, Upcaster>>;
+  /** The partition key: messages with the same key are handled in order. @default none */
+  readonly key?: (data: Data) => string;
+  /**
+   * The topic it is published to. Events that must be handled in order belong to one topic.
+   * @default the type up to the first dot: `order.placed` and `order.confirmed` both go to `order`
+   */
+  readonly topic?: string;
+}
+
+/** An event that has happened but is not yet recorded. */
+export interface NewEvent<Data = unknown> {
+  readonly definition: EventDefinition<Data>;
+  readonly type: string;
+  readonly data: Data;
+  readonly options: MessageOptions;
+}
+
+/** The definition of an event. Call it to create one: `OrderPlaced({ orderId: "o-1", total: 42 })`. */
+export interface EventDefinition<Data = unknown> extends MessageDefinition<Data> {
+  (data: Data, options?: MessageOptions): NewEvent<Data>;
+  readonly kind: "event";
+  readonly topic: string;
+}
+
+/** The definition of a command: something one handler should do, and what it answers. */
+export interface CommandDefinition<Data = unknown, Result = unknown> extends MessageDefinition<Data> {
+  readonly kind: "command";
+  /** Only carries the type. */
+  readonly result?: Result;
+}
+
+/** The definition of a query: something one handler answers without changing anything. */
+export interface QueryDefinition<Params = unknown, Result = unknown> extends MessageDefinition<Params> {
+  readonly kind: "query";
+  /** Validates the answer, where given. */
+  readonly resultSchema?: Schema<unknown, Result>;
+}
+
+/** What events, commands and queries have in common. */
+export interface MessageDefinition<Data = unknown> {
+  readonly kind: "event" | "command" | "query";
+  readonly type: string;
+  readonly schema: Schema<unknown, Data>;
+  readonly version: number;
+  readonly upcast: Readonly<Record<number, Upcaster>>;
+  readonly key: ((data: Data) => string) | undefined;
+}
+
+/** A topic that carries messages of any type, for consumers that take them all. */
+export interface TopicDefinition {
+  readonly kind: "topic";
+  readonly topic: string;
+}
+
+/** The data type of a definition. */
+// deno-lint-ignore no-explicit-any -- matches every definition
+export type DataOf<D> = D extends MessageDefinition<infer Data> ? Data : D extends { readonly kind: "topic" } ? any : never;
+
+/**
+ * Defines an event.
+ *
+ * @example
+ * ```ts
+ * const OrderPlaced = event("order.placed", v.object({ orderId: v.string(), total: v.number() }), {
+ *   version: 2,
+ *   upcast: { 1: (old) => ({ ...old, total: old.amount }) },
+ *   key: (data) => data.orderId,
+ * });
+ * ```
+ * @param type Past tense, from general to specific: `order.placed`.
+ * @param schema Any Standard Schema.
+ * @throws `INVALID_ARGUMENT` for a bad name, or where an upcaster is missing between 1 and `version`.
+ */
+export function event<Data>(
+  type: string,
+  schema: Schema<unknown, Data>,
+  options: EventOptions<Data> = {},
+): EventDefinition<Data> {
+  const create = (data: Data, messageOptions: MessageOptions = {}): NewEvent<Data> => ({
+    definition,
+    type,
+    data,
+    options: messageOptions,
+  });
+  const topic = checkName("topic", options.topic ?? type.split(".")[0]!);
+  const definition: EventDefinition<Data> = Object.assign(create, {
+    ...define("event", type, schema, options),
+    kind: "event" as const,
+    topic,
+  });
+  return definition;
+}
+
+/** Options of {@linkcode command}. */
+export interface CommandOptions<Data> {
+  /** Version of the schema. @default 1 */
+  readonly version?: number;
+  /** For each older version, how its data becomes data of the next version. */
+  readonly upcast?: Readonly<Record<number, Upcaster>>;
+  /** The partition key. @default none */
+  readonly key?: (data: Data) => string;
+}
+
+/** Defines a command. `Result` is what its handler answers. */
+export function command<Data, Result = unknown>(
+  type: string,
+  schema: Schema<unknown, Data>,
+  options: CommandOptions<Data> = {},
+): CommandDefinition<Data, Result> {
+  return { ...define("command", type, schema, options), kind: "command" };
+}
+
+/** Defines a query by the schemas of its parameters and, optionally, of its answer. */
+export function query<Params, Result = unknown>(
+  type: string,
+  params: Schema<unknown, Params>,
+  result?: Schema<unknown, Result>,
+): QueryDefinition<Params, Result> {
+  const definition = { ...define<Params>("query", type, params, {}), kind: "query" as const };
+  return result ? { ...definition, resultSchema: result } : definition;
+}
+
+/** Names a topic whose messages may be of any type: `app.on(topic("github"), { group }, handler)`. */
+export function topic(name: string): TopicDefinition {
+  return { kind: "topic", topic: checkName("topic", name) };
+}
+
+function define<Data>(
+  kind: MessageDefinition["kind"],
+  type: string,
+  schema: Schema<unknown, Data>,
+  options: CommandOptions<Data>,
+): MessageDefinition<Data> {
+  const { version = 1, upcast = {}, key } = options;
+  checkName(`${kind} type`, type);
+  checkRange("version", version, 1, 1_000_000, true);
+  for (let old = 1; old < version; old++) {
+    if (typeof upcast[old] === "function") continue;
+    throw new MillstreamError(
+      "INVALID_ARGUMENT",
+      `Cannot define ${kind} "${type}": version ${version} needs an upcaster from version ${old}`,
+      { details: { type, missing: old } },
+    );
+  }
+  return { kind, type, schema, version, upcast, key };
+}
+
+/**
+ * The message with its data brought to the definition's version, step by step, and validated.
+ *
+ * @throws `UNKNOWN_SCHEMA_VERSION` if it is newer than the definition, `VALIDATION_FAILED` if it does not match.
+ */
+export async function upgrade<Data>(definition: MessageDefinition<Data>, message: Message): Promise<Message<Data>> {
+  const { type, version, upcast, schema, kind } = definition;
+  if (message.schemaVersion > version) {
+    throw new MillstreamError(
+      "UNKNOWN_SCHEMA_VERSION",
+      `Cannot read ${kind} "${type}" of schema version ${message.schemaVersion}: this process knows up to ${version}`,
+      { details: { type, version: message.schemaVersion, known: version } },
+    );
+  }
+  let data: unknown = message.data;
+  for (let old = message.schemaVersion; old < version; old++) data = upcast[old]!(data);
+  data = await validate(schema, data, `${kind} "${type}"`);
+  return { ...message, schemaVersion: version, data: data as Data };
+}
