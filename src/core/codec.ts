@@ -5,7 +5,7 @@
  * @module
  */
 import { describe, isMillstreamError, MillstreamError } from "./errors.ts";
-import { type JsonLimits, scanJson, stringifyStrict } from "./json.ts";
+import { type JsonLimits, MAX_DEPTH, scanJson, stringifyStrict } from "./json.ts";
 import type { EncodedMessage, Message } from "./message.ts";
 import { checkHeaderName, checkText } from "./names.ts";
 
@@ -80,7 +80,7 @@ export interface ParsedEvent<Data = unknown> {
 /** As {@linkcode decodeMessage}, and keeps the text of the data. */
 export function parseEvent<Data = unknown>(body: string, limits: MessageLimits = {}): ParsedEvent<Data> {
   checkSize(body, limits.maxBytes ?? MAX_BYTES);
-  const spans = scanJson(body, limits);
+  const spans = scanJson(body, { maxDepth: (limits.maxDepth ?? MAX_DEPTH) + 1 }); // the envelope is a level of its own
   const event = parseObject(body);
   const span = spans.get("data");
   const dataText = span ? body.slice(...span).trim() : "null";

@@ -151,6 +151,56 @@ export function scanJson(text: string, limits: JsonLimits = {}): MemberSpans {
   }
 }
 
+/**
+ * The texts of the elements of a JSON array, as they stand in `text`. Whoever parses each of them has checked all of
+ * the grammar: between them only commas and space were passed over. Any depth is fine; nothing is parsed here.
+ *
+ * @throws `MALFORMED_MESSAGE` if the text is not an array, `PAYLOAD_TOO_LARGE` if it has more than `maxElements`.
+ */
+export function splitArray(text: string, maxElements: number): string[] {
+  const first = skipSpace(text, 0);
+  const elements: string[] = [];
+  let start = first + 1;
+  let depth = 0;
+  let end = -1;
+  for (let at = first; at < text.length && end < 0; at++) {
+    switch (text.charCodeAt(at)) {
+      case 0x7b: // {
+      case 0x5b: // [
+        depth++;
+        break;
+      case 0x7d: // }
+      case 0x5d: // ]
+        if (--depth === 0) end = at;
+        break;
+      case 0x2c: // ,
+        if (depth === 1) start = take(at);
+        break;
+      case 0x22: // "
+        at = endOfString(text, at);
+    }
+  }
+  if (text[first] !== "[" || text[end] !== "]" || skipSpace(text, end + 1) !== text.length) throw notAnArray();
+  if (elements.length > 0 || skipSpace(text, start) !== end) take(end);
+  return elements;
+
+  function take(at: number): number {
+    if (elements.length === maxElements) throw tooMany(maxElements);
+    elements.push(text.slice(start, at));
+    return at + 1;
+  }
+}
+
+function notAnArray(): MillstreamError {
+  return new MillstreamError("MALFORMED_MESSAGE", "Cannot accept JSON: expected one array");
+}
+
+function tooMany(maxElements: number): MillstreamError {
+  return new MillstreamError("PAYLOAD_TOO_LARGE", `Cannot accept JSON: the array has more than ${maxElements} elements`, {
+    details: { maxElements },
+  });
+}
+
 function noteKey(seen: Set<string> | undefined, key: string): void {
   if (key !== "__proto__" && !seen?.has(key)) return void seen?.add(key);
   const why = key === "__proto__" ? "would change prototypes" : "stands twice in one object";
