@@ -66,7 +66,10 @@ function problemInObject(object: object, depthLeft: number): Problem | undefined
   const prototype: object | null = Object.getPrototypeOf(object);
   // The second test accepts plain objects of another realm.
   if (prototype !== Object.prototype && prototype !== null && Object.getPrototypeOf(prototype) !== null) {
-    return { path: "", what: `a ${(object as { constructor?: { name?: string } }).constructor?.name ?? "class instance"}` };
+    return {
+      path: "",
+      what: `a ${(object as { constructor?: { name?: string } }).constructor?.name ?? "class instance"}`,
+    };
   }
   if (Object.getOwnPropertySymbols(object).length > 0) return { path: "", what: "a symbol key" };
   for (const key of Object.keys(object)) {
@@ -93,9 +96,13 @@ function problemError(problem: Problem, maxDepth: number): MillstreamError {
 }
 
 function tooDeep(maxDepth: number): MillstreamError {
-  return new MillstreamError("PAYLOAD_TOO_DEEP", `Cannot accept data: nested deeper than ${maxDepth} levels`, {
-    details: { maxDepth },
-  });
+  return new MillstreamError(
+    "PAYLOAD_TOO_DEEP",
+    `Cannot accept data: nested deeper than ${maxDepth} levels`,
+    {
+      details: { maxDepth },
+    },
+  );
 }
 
 /** A member of the outermost object: where the text of its value starts and ends. */
@@ -180,7 +187,9 @@ export function splitArray(text: string, maxElements: number): string[] {
         at = endOfString(text, at);
     }
   }
-  if (text[first] !== "[" || text[end] !== "]" || skipSpace(text, end + 1) !== text.length) throw notAnArray();
+  if (text[first] !== "[" || text[end] !== "]" || skipSpace(text, end + 1) !== text.length) {
+    throw notAnArray();
+  }
   if (elements.length > 0 || skipSpace(text, start) !== end) take(end);
   return elements;
 
@@ -196,15 +205,21 @@ function notAnArray(): MillstreamError {
 }
 
 function tooMany(maxElements: number): MillstreamError {
-  return new MillstreamError("PAYLOAD_TOO_LARGE", `Cannot accept JSON: the array has more than ${maxElements} elements`, {
-    details: { maxElements },
-  });
+  return new MillstreamError(
+    "PAYLOAD_TOO_LARGE",
+    `Cannot accept JSON: the array has more than ${maxElements} elements`,
+    {
+      details: { maxElements },
+    },
+  );
 }
 
 function noteKey(seen: Set<string> | undefined, key: string): void {
   if (key !== "__proto__" && !seen?.has(key)) return void seen?.add(key);
   const why = key === "__proto__" ? "would change prototypes" : "stands twice in one object";
-  throw new MillstreamError("MALFORMED_MESSAGE", `Cannot accept JSON: key ${describe(key)} ${why}`, { details: { key } });
+  throw new MillstreamError("MALFORMED_MESSAGE", `Cannot accept JSON: key ${describe(key)} ${why}`, {
+    details: { key },
+  });
 }
 
 /** The key a JSON string literal stands for; the literal itself where it is not valid, which `JSON.parse` reports. */
