@@ -24,14 +24,8 @@ export interface JsonText {
  * @throws `PAYLOAD_TOO_LARGE` before more than `maxBytes` are held, `MALFORMED_MESSAGE` if it is not UTF-8, 415 if it is compressed.
  */
 export async function readText(c: Context, maxBytes: number): Promise<string> {
-  const encoding = c.req.header("content-encoding");
-  if (encoding && encoding.toLowerCase() !== "identity") {
-    throw httpError(
-      415,
-      "UNSUPPORTED_MEDIA_TYPE",
-      `Cannot read a body with content encoding ${describe(encoding)}`,
-    );
-  }
+  const encoding = c.req.header("content-encoding") ?? "identity";
+  if (encoding.toLowerCase() !== "identity") throw unreadable(encoding, "an uncompressed body");
   if (Number(c.req.header("content-length") ?? 0) > maxBytes) throw tooLarge(maxBytes);
   const bytes = await readBytes(c, maxBytes);
   try {
@@ -50,40 +44,62 @@ async function readBytes(c: Context, maxBytes: number): Promise<Uint8Array> {
   }
   if (!raw.body) return new Uint8Array();
   const reader = raw.body.getReader();
-  const chunks: Uint8Array[] = [];
-  let size = 0;
   try {
-    for (let chunk = await reader.read(); !chunk.done; chunk = await reader.read()) {
-      size += chunk.value.length;
-      if (size > maxBytes) throw tooLarge(maxBytes);
-      chunks.push(chunk.value);
-    }
+    return await collect(reader, maxBytes);
   } catch (error) {
     reader.cancel().catch(() => {}); // the rest is not wanted
     if (error instanceof MillstreamError) throw error;
     throw new MillstreamError("MALFORMED_MESSAGE", "Cannot read body: it ended early", { cause: error });
   }
-  return chunks.length === 1 ? chunks[0]! : joined(chunks, size);
 }
 
-function joined(chunks: readonly Uint8Array[], size: number): Uint8Array {
-  const whole = new Uint8Array(size);
-  let at = 0;
-  for (const chunk of chunks) {
-    whole.set(chunk, at);
-    at += chunk.length;
+/** One growing buffer, since a list of chunks of one byte each would weigh a hundred times the body. */
+async function collect(
+  reader: ReadableStreamDefaultReader<Uint8Array>,
+  maxBytes: number,
+): Promise<Uint8Array> {
+  let buffer = new Uint8Array(Math.min(maxBytes, 4_096));
+  let size = 0;
+  for (let chunk = await reader.read(); !chunk.done; chunk = await reader.read()) {
+    const end = size + chunk.value.length;
+    if (end > maxBytes) throw tooLarge(maxBytes);
+    if (end > buffer.length) {
+      const grown = new Uint8Array(Math.min(maxBytes, Math.max(end, buffer.length * 2)));
+      grown.set(buffer.subarray(0, size));
+      buffer = grown;
+    }
+    buffer.set(chunk.value, size);
+    size = end;
   }
-  return whole;
+  return buffer.subarray(0, size);
 }
 
-/** Parses what {@linkcode scanJson} let pass. @throws `MALFORMED_MESSAGE` or `PAYLOAD_TOO_DEEP`. */
+/**
+ * Parses what {@linkcode scanJson} let pass.
+ *
+ * @throws `MALFORMED_MESSAGE`, `PAYLOAD_TOO_DEEP`, or `UNSERIALIZABLE` for numbers like 1e999, which would read as Infinity.
+ */
 export function parseJson(text: string, maxDepth: number): JsonText {
   const spans = scanJson(text, { maxDepth });
+  const value = parse(text);
+  if (!isFinite(value)) {
+    throw new MillstreamError("UNSERIALIZABLE", "Cannot accept JSON: it has a number above 1.8e308");
+  }
+  return { text, value, spans };
+}
+
+function parse(text: string): unknown {
   try {
-    return { text, value: JSON.parse(text), spans };
+    return JSON.parse(text);
   } catch (cause) {
     throw new MillstreamError("MALFORMED_MESSAGE", "Cannot read body: it is not JSON", { cause });
   }
+}
+
+function isFinite(value: unknown): boolean {
+  if (typeof value === "number") return Number.isFinite(value);
+  if (typeof value !== "object" || value === null) return true;
+  return Object.values(value).every(isFinite);
 }
 
 /** The media type of a content type without its parameters, in lower case. @throws 415 for a charset that is not UTF-8. */
@@ -91,11 +107,7 @@ export function mediaType(contentType: string | undefined): string {
   const [type = "", ...parameters] = (contentType ?? "").toLowerCase().split(";").map((part) => part.trim());
   for (const parameter of parameters) {
     if (!parameter.startsWith("charset=") || /^charset="?(utf-?8|us-ascii)"?$/.test(parameter)) continue;
-    throw httpError(
-      415,
-      "UNSUPPORTED_MEDIA_TYPE",
-      `Cannot read ${describe(contentType)}: expected charset utf-8`,
-    );
+    throw unreadable(contentType, "charset utf-8");
   }
   return type;
 }
@@ -111,14 +123,13 @@ export async function readJson(
   limits: { readonly maxBytes: number; readonly maxDepth: number },
 ): Promise<JsonText> {
   const contentType = c.req.header("content-type");
-  if (!isJson(mediaType(contentType))) {
-    throw httpError(
-      415,
-      "UNSUPPORTED_MEDIA_TYPE",
-      `Cannot read ${describe(contentType ?? "")}: expected application/json`,
-    );
-  }
+  if (!isJson(mediaType(contentType))) throw unreadable(contentType, "application/json");
   return parseJson(await readText(c, limits.maxBytes), limits.maxDepth);
+}
+
+/** The error for a content type or encoding. */
+export function unreadable(got: string | undefined, expected: string): Error {
+  return httpError(415, "UNSUPPORTED_MEDIA_TYPE", `Cannot read ${describe(got ?? "")}: expected ${expected}`);
 }
 
 function tooLarge(maxBytes: number): MillstreamError {

@@ -6,14 +6,16 @@
  */
 import type { Context } from "hono";
 import { messageFromAttributes, type ParsedEvent } from "../core/codec.ts";
-import { describe, isMillstreamError, MillstreamError } from "../core/errors.ts";
+import { isMillstreamError, MillstreamError } from "../core/errors.ts";
 import { splitArray } from "../core/json.ts";
 import type { Message } from "../core/message.ts";
 import { parseTraceparent } from "../core/trace.ts";
-import { isJson, mediaType, parseJson, readText } from "./body.ts";
+import { isJson, mediaType, parseJson, readText, unreadable } from "./body.ts";
 import type { Gate } from "./options.ts";
-import { httpError } from "./problem.ts";
 import { correlationId, userId } from "./request.ts";
+
+const STRUCTURED = "application/cloudevents+json";
+const BATCH = "application/cloudevents-batch+json";
 
 /**
  * The events of a request. A missing time is now; a missing correlation id or trace context is that of the request.
@@ -33,18 +35,11 @@ export async function readEvents(c: Context, gate: Gate): Promise<ParsedEvent[]>
 function readByMode(c: Context, gate: Gate): Promise<ParsedEvent[]> {
   const contentType = c.req.header("content-type");
   const type = mediaType(contentType);
-  if (type === "application/cloudevents+json") return readStructured(c, gate);
-  if (type === "application/cloudevents-batch+json") return readBatch(c, gate);
+  if (type === STRUCTURED) return readStructured(c, gate);
+  if (type === BATCH) return readBatch(c, gate);
   const binary = c.req.header("ce-specversion") !== undefined && !type.startsWith("application/cloudevents");
   if (binary && (contentType === undefined || isJson(type))) return readBinary(c, gate, contentType);
-  throw httpError(
-    415,
-    "UNSUPPORTED_MEDIA_TYPE",
-    `Cannot read ${
-      describe(contentType ?? "")
-    }: expected application/cloudevents+json, application/cloudevents-batch+json, ` +
-      "or application/json with ce- headers",
-  );
+  throw unreadable(contentType, `${STRUCTURED}, ${BATCH}, or application/json with ce- headers`);
 }
 
 async function readStructured(c: Context, gate: Gate): Promise<ParsedEvent[]> {

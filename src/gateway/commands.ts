@@ -140,9 +140,7 @@ function readIdempotencyKey(c: Context): string | undefined {
   throw new MillstreamError(
     "INVALID_ARGUMENT",
     'Cannot use header "Idempotency-Key": expected a quoted string',
-    {
-      details: { header: "Idempotency-Key" },
-    },
+    { details: { header: "Idempotency-Key" } },
   );
 }
 

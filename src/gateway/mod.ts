@@ -10,7 +10,7 @@ import { commandRoutes } from "./commands.ts";
 import { eventRoutes } from "./events.ts";
 import { healthRoutes } from "./health.ts";
 import { gate, type GatewayOptions } from "./options.ts";
-import { httpError, problemResponse } from "./problem.ts";
+import { httpError } from "./problem.ts";
 import { queryRoutes } from "./queries.ts";
 import { mount, respond } from "./route.ts";
 import { streamRoutes } from "./streams.ts";
@@ -62,6 +62,6 @@ export function gateway(app: Millstream, options: GatewayOptions = {}): Hono {
       throw httpError(404, "ROUTE_NOT_FOUND", "Cannot find anything at this address");
     })
   );
-  hono.onError((error) => problemResponse(error));
+  hono.onError((error, c) => respond(c, shared, () => Promise.reject(error)));
   return hono;
 }

@@ -93,6 +93,12 @@ export function problemResponse(error: unknown): Response {
   return response(error.code, kind, error.message, error.retryable, error.details);
 }
 
+/** Whether clients are not told what happened, so that somebody else should be. */
+export function isHidden(error: unknown): boolean {
+  if (error instanceof HTTPException) return error.status >= 500;
+  return !isMillstreamError(error) || PROBLEMS[error.code]?.hidden !== undefined;
+}
+
 /** The same error under another status, where a precondition of HTTP is what failed. */
 export function withStatus(
   error: MillstreamError,

@@ -61,9 +61,7 @@ export function invalid(name: string, got: string, expected: string): Millstream
   return new MillstreamError(
     "INVALID_ARGUMENT",
     `Cannot use parameter "${name}": expected ${expected}, got ${describe(got)}`,
-    {
-      details: { parameter: name },
-    },
+    { details: { parameter: name } },
   );
 }
 
@@ -85,8 +83,6 @@ export function printable(c: Context, header: string): string | undefined {
   throw new MillstreamError(
     "INVALID_ARGUMENT",
     `Cannot use header "${header}": expected 1 to 255 printable ASCII characters`,
-    {
-      details: { header },
-    },
+    { details: { header } },
   );
 }

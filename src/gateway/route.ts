@@ -7,13 +7,13 @@ import type { Context, Hono } from "hono";
 import { stringifyStrict } from "../core/json.ts";
 import { isMillstreamError, MillstreamError } from "../core/errors.ts";
 import type { Action, Gate } from "./options.ts";
-import { httpError, problemResponse, SAFE_HEADERS } from "./problem.ts";
+import { httpError, isHidden, problemResponse, SAFE_HEADERS } from "./problem.ts";
 import { checkUrl } from "./request.ts";
 
 /** A method on a path. */
 export interface Route {
   readonly method: "GET" | "POST";
-  /** In hono's notation. What follows the last colon names the target of {@linkcode Action}. */
+  /** In hono's notation. Its parameter is the target of {@linkcode Action}. */
   readonly path: string;
   /** What to ask `authorize`; absent where everybody may. */
   readonly action?: Action;
@@ -40,8 +40,8 @@ async function run(c: Context, gate: Gate, { path, action, handle }: Route): Pro
 }
 
 /** The path's parameter. */
-export function target(c: Context, path: string): string {
-  const name = path.split(":")[1];
+function target(c: Context, path: string): string {
+  const name = /:(\w+)/.exec(path)?.[1];
   return name === undefined ? "" : c.req.param(name) ?? "";
 }
 
@@ -59,9 +59,9 @@ export async function respond(
   try {
     return await work();
   } catch (error) {
-    const response = problemResponse(error);
-    if (response.status >= 500 && !isMillstreamError(error, "ABORTED")) gate.report(error, c.req.raw);
-    return response;
+    // Aborted means that the client left: nothing is wrong then.
+    if (isHidden(error) && !isMillstreamError(error, "ABORTED")) gate.report(error, c.req.raw);
+    return problemResponse(error);
   }
 }
 

@@ -24,7 +24,23 @@ describe("splitArray", () => {
     assert.deepEqual(splitArray("[,]", 10), ["", ""]);
   });
 
-  for (const text of ["", "{}", "1", '"[1]"', "[", "[1", "[1}", "]", "[[", '["', "[1]x", "[1] [2]", "[]]"]) {
+  for (
+    const text of [
+      "",
+      "{}",
+      "1",
+      '"[1]"',
+      "[",
+      "[1",
+      "[1}",
+      "]",
+      "[[",
+      '["',
+      "[1]x",
+      "[1] [2]",
+      "[]]",
+    ]
+  ) {
     test(`refuses ${JSON.stringify(text)}, which is not one array`, () => {
       assert.throws(() => splitArray(text, 10), fails("MALFORMED_MESSAGE"));
     });
@@ -32,7 +48,10 @@ describe("splitArray", () => {
 
   test("stops at the limit instead of cutting up the rest", () => {
     assert.equal(splitArray(`[${"1,".repeat(99)}1]`, 100).length, 100);
-    assert.throws(() => splitArray(`[${"1,".repeat(100)}1]`, 100), fails("PAYLOAD_TOO_LARGE"));
+    assert.throws(
+      () => splitArray(`[${"1,".repeat(100)}1]`, 100),
+      fails("PAYLOAD_TOO_LARGE"),
+    );
   });
 
   test("takes any depth without overflowing the stack", () => {
@@ -46,7 +65,15 @@ describe("depth of a message", () => {
     let data: unknown = 1;
     for (let level = 0; level < levels; level++) data = [data];
     const time = "2026-01-01T00:00:00Z";
-    return { id: "1", source: "/", type: "t", time, schemaVersion: 1, headers: {}, data };
+    return {
+      id: "1",
+      source: "/",
+      type: "t",
+      time,
+      schemaVersion: 1,
+      headers: {},
+      data,
+    };
   };
 
   test("data at the limit of 64 levels is accepted by the writer and by the reader", () => {

@@ -29,20 +29,41 @@ describe("problem+json", () => {
 
   test("details become members, and cannot replace the standard ones", async () => {
     const details = { expected: 1, current: 2, status: 200, code: "FAKE" };
-    const body = await bodyOf(problemResponse(new MillstreamError("CONCURRENCY_CONFLICT", "late", { details })));
-    assert.deepEqual([body.expected, body.current, body.status, body.code], [1, 2, 409, "CONCURRENCY_CONFLICT"]);
+    const body = await bodyOf(
+      problemResponse(new MillstreamError("CONCURRENCY_CONFLICT", "late", { details })),
+    );
+    assert.deepEqual([body.expected, body.current, body.status, body.code], [
+      1,
+      2,
+      409,
+      "CONCURRENCY_CONFLICT",
+    ]);
   });
 
   test("details that are not JSON are left out", async () => {
-    const body = await bodyOf(problemResponse(new MillstreamError("REFUSED", "no", { details: { amount: 1n } })));
+    const body = await bodyOf(
+      problemResponse(new MillstreamError("REFUSED", "no", { details: { amount: 1n } })),
+    );
     assert.equal(body.detail, "no");
     assert.ok(!("amount" in body));
   });
 
-  for (const code of ["INTERNAL", "UNAVAILABLE", "REJECTED", "OVERLOADED", "COMMIT_INDETERMINATE", "CLOSED"] as const) {
+  for (
+    const code of [
+      "INTERNAL",
+      "UNAVAILABLE",
+      "REJECTED",
+      "OVERLOADED",
+      "COMMIT_INDETERMINATE",
+      "CLOSED",
+    ] as const
+  ) {
     test(`${code} does not tell clients what broke`, async () => {
       const cause = new Error("secret cause");
-      const error = new MillstreamError(code, "secret host 10.0.0.1", { cause, details: { sql: "secret sql" } });
+      const error = new MillstreamError(code, "secret host 10.0.0.1", {
+        cause,
+        details: { sql: "secret sql" },
+      });
       const text = await problemResponse(error).text();
       assert.ok(!text.includes("secret"), text);
     });
@@ -80,7 +101,12 @@ describe("problem+json", () => {
     const response = problemResponse(withStatus(error, 412, { etag: '"7"' }));
     assert.equal(response.headers.get("etag"), '"7"');
     const body = await bodyOf(response);
-    assert.deepEqual([response.status, body.status, body.code, body.current], [412, 412, "CONCURRENCY_CONFLICT", 7]);
+    assert.deepEqual([response.status, body.status, body.code, body.current], [
+      412,
+      412,
+      "CONCURRENCY_CONFLICT",
+      7,
+    ]);
   });
 
   test("too many requests says when to come back", async () => {

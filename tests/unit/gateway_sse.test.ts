@@ -1,37 +1,19 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import { aborted, type Clock } from "../../src/core/clock.ts";
+import { aborted } from "../../src/core/clock.ts";
 import { type Feed, feed, type FeedOptions } from "../../src/gateway/sse.ts";
+import { stoppedClock } from "./gateway_clock.ts";
 import type { TopicLog, TopicPage, TopicReadOptions } from "../../src/ports/broker.ts";
 
 type Entry = TopicPage["entries"][number];
 
 function entry(position: number, extra: Partial<Entry> = {}): Entry {
-  return { id: `e${position}`, type: "order.placed", body: `{"n":${position}}`, position: `p${position}`, ...extra };
-}
-
-/** A clock that stands still, and counts its timers. */
-function stoppedClock(): Clock & { advance(ms: number): void; readonly timers: number } {
-  let now = 0;
-  const timers = new Set<{ at: number; callback: () => void }>();
   return {
-    now: () => now,
-    monotonic: () => now,
-    after(ms, callback) {
-      const timer = { at: now + ms, callback };
-      timers.add(timer);
-      return () => void timers.delete(timer);
-    },
-    advance(ms) {
-      now += ms;
-      for (const timer of [...timers].filter(({ at }) => at <= now)) {
-        timers.delete(timer);
-        timer.callback();
-      }
-    },
-    get timers() {
-      return timers.size;
-    },
+    id: `e${position}`,
+    type: "order.placed",
+    body: `{"n":${position}}`,
+    position: `p${position}`,
+    ...extra,
   };
 }
 
@@ -43,7 +25,10 @@ interface Read {
 }
 
 /** A log whose reads the test answers itself. */
-function scriptedLog(): TopicLog & { readonly reads: Read[]; next(): Promise<Read> } {
+function scriptedLog(): TopicLog & {
+  readonly reads: Read[];
+  next(): Promise<Read>;
+} {
   const reads: Read[] = [];
   const waiting: Array<(read: Read) => void> = [];
   return {
@@ -171,7 +156,9 @@ describe("an event stream", () => {
     assert.ok((await client.text()).endsWith('data: {\ndata:  "a": 1,\ndata:  "b": 2\ndata: }\n\n'));
   });
 
-  for (const type of ["a\nid: forged", "a\r\ndata: forged", "gap", "error", "open", "über", "x".repeat(300)]) {
+  for (
+    const type of ["a\nid: forged", "a\r\ndata: forged", "gap", "error", "open", "über", "x".repeat(300)]
+  ) {
     test(`an event of type ${JSON.stringify(type.slice(0, 20))} goes without a name`, async () => {
       const { client } = setup({ first: { entries: [entry(1, { type })], next: "p1", gap: false } });
       assert.equal(await client.text(), 'retry: 3000\n\nid: p1\ndata: {"n":1}\n\n');

@@ -1,0 +1,176 @@
+import assert from "node:assert/strict";
+import { connect, type Socket } from "node:net";
+import { after, before, describe, test } from "node:test";
+import { serve } from "@hono/node-server";
+import { topic } from "../../src/core/definition.ts";
+import { gateway } from "../../src/gateway/mod.ts";
+import {
+  body,
+  cloudEvent,
+  eventClient,
+  json,
+  structured,
+  until,
+  within,
+  type World,
+  world,
+} from "../unit/gateway_fixture.ts";
+
+let shared: World;
+let port: number;
+let stop: () => Promise<void>;
+const closing = new AbortController();
+
+before(async () => {
+  shared = await world();
+  shared.app.declare(topic("stall"), topic("leave"), topic("resume"));
+  const api = gateway(shared.app, { maxStreams: 2, stallMs: 300, heartbeatMs: 50, signal: closing.signal });
+  ({ port, stop } = await startServer(api.fetch));
+});
+after(async () => {
+  closing.abort();
+  await within(5_000, stop());
+  await shared.app.close();
+});
+
+type Fetch = (request: Request) => Response | Promise<Response>;
+
+interface Running {
+  readonly port: number;
+  readonly stop: () => Promise<void>;
+}
+
+interface Runtimes {
+  readonly Bun?: {
+    serve(options: { fetch: Fetch; port: number; hostname: string; idleTimeout: number }): {
+      readonly port: number;
+      stop(force: boolean): Promise<void>;
+    };
+  };
+  readonly Deno?: {
+    serve(options: { port: number; hostname: string; onListen: () => void }, fetch: Fetch): {
+      readonly addr: { readonly port: number };
+      shutdown(): Promise<void>;
+    };
+  };
+}
+
+/** The runtime's own server. */
+async function startServer(fetch: Fetch): Promise<Running> {
+  const hostname = "127.0.0.1";
+  const { Bun, Deno } = globalThis as Runtimes;
+  if (Bun) {
+    const server = Bun.serve({ fetch, hostname, port: 0, idleTimeout: 0 });
+    return { port: server.port, stop: () => server.stop(true) };
+  }
+  if (Deno) {
+    const server = Deno.serve({ hostname, port: 0, onListen: () => {} }, fetch);
+    return { port: server.addr.port, stop: () => server.shutdown() };
+  }
+  return await new Promise((resolve) => {
+    const server = serve({ fetch, port: 0, hostname }, ({ port }) => {
+      resolve({ port, stop: () => new Promise((done) => server.close(() => done())) });
+    });
+  });
+}
+
+const url = (path: string) => `http://127.0.0.1:${port}${path}`;
+
+/** A client below HTTP, which can stop reading and send what no client library would. */
+async function rawClient(request: string): Promise<{ readonly socket: Socket; received(): string }> {
+  let received = "";
+  const socket = connect({ port, host: "127.0.0.1" });
+  socket.on("error", () => {});
+  socket.on("data", (data) => received += data.toString());
+  await new Promise((resolve) => socket.once("connect", resolve));
+  socket.write(request);
+  return { socket, received: () => received };
+}
+
+function streamRequest(name: string): string {
+  return `GET /topics/${name}/events HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n`;
+}
+
+async function publish(name: string, id: string, data: string): Promise<void> {
+  const response = await fetch(
+    url(`/topics/${name}`),
+    structured(cloudEvent(id, data, { type: "t" })),
+  );
+  assert.equal(response.status, 202, await response.text());
+}
+
+async function isFree(): Promise<boolean> {
+  const responses = await Promise.all([
+    fetch(url("/topics/order/events")),
+    fetch(url("/topics/order/events")),
+  ]);
+  const free = responses.every(({ status }) => status === 200);
+  for (const response of responses) await response.body?.cancel();
+  return free;
+}
+
+describe("over a real connection", () => {
+  test("a chunked body that is too large is answered with 413, and the server goes on", async () => {
+    const chunk = `10000\r\n${" ".repeat(65_536)}\r\n`;
+    const head =
+      "POST /topics/order HTTP/1.1\r\nHost: x\r\nContent-Type: application/cloudevents-batch+json\r\n" +
+      "Transfer-Encoding: chunked\r\n\r\n";
+    const { socket, received } = await rawClient(head + chunk.repeat(20) + "0\r\n\r\n");
+    await until(() => received().includes("PAYLOAD_TOO_LARGE"), "a response");
+    assert.match(received(), /^HTTP\/1.1 413 /);
+    socket.destroy();
+    await body(await fetch(url("/health/live")), 200);
+  });
+
+  test("a client that loses its connection resumes without a gap or a duplicate", async () => {
+    const first = eventClient(await fetch(url("/topics/resume/events")));
+    for (let n = 1; n <= 5; n++) await publish("resume", `r${n}`, String(n));
+    const seen = (await first.take(3)).map(({ data }) => (JSON.parse(data) as { id: string }).id);
+    await first.close();
+    for (let n = 6; n <= 8; n++) await publish("resume", `r${n}`, String(n));
+    const headers = { "last-event-id": first.lastId! };
+    const second = eventClient(await fetch(url("/topics/resume/events"), { headers }));
+    seen.push(...(await second.take(5)).map(({ data }) => (JSON.parse(data) as { id: string }).id));
+    assert.deepEqual(seen, ["r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8"]);
+    await second.close();
+  });
+
+  test("a client that breaks off while it waits frees its place", async () => {
+    const clients = [await rawClient(streamRequest("leave")), await rawClient(streamRequest("leave"))];
+    await until(() => clients.every((client) => client.received().includes(": heartbeat")), "both follow");
+    assert.equal((await fetch(url("/topics/leave/events"))).status, 429);
+    for (const { socket } of clients) socket.destroy();
+    await until(isFree, "both places are free");
+  });
+
+  test("a client that stops reading is given up, and its neighbour gets everything meanwhile", async () => {
+    const stalled = await rawClient(streamRequest("stall"));
+    await until(() => stalled.received().includes("retry:"), "it follows");
+    stalled.socket.pause();
+    const reading = eventClient(await fetch(url("/topics/stall/events")));
+    const data = JSON.stringify("x".repeat(200_000));
+    const count = 100; // 20 MB: more than any socket buffers hold
+    const published = (async () => {
+      for (let n = 1; n <= count; n++) await publish("stall", `s${n}`, data);
+    })();
+    const ids = (await within(10_000, reading.take(count))).map(({ data }) =>
+      (JSON.parse(data) as { id: string }).id
+    );
+    assert.deepEqual(ids, Array.from({ length: count }, (_, n) => `s${n + 1}`));
+    await published;
+    await reading.close();
+    await until(isFree, "the stalled client's place is free");
+    stalled.socket.destroy();
+  });
+
+  test("a command, a query that has seen it, and the stream it wrote", async () => {
+    const placed = await fetch(url("/commands/order.place"), json({ orderId: "http-1", total: 1 }));
+    const { stream } = await body<{ stream: string }>(placed, 200);
+    const headers = { "x-after": placed.headers.get("x-position")! };
+    const ids = await body<string[]>(await fetch(url("/queries/order.ids"), { headers }), 200);
+    assert.ok(ids.includes("http-1"));
+    const read = await fetch(url(`/streams/${encodeURIComponent(stream)}`));
+    assert.equal(read.headers.get("etag"), '"1"');
+    await body(read, 200);
+  });
+});
