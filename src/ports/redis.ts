@@ -6,7 +6,7 @@
 import type { Abortable } from "../core/clock.ts";
 
 /** An argument of a command. Strings are sent as UTF-8. */
-export type RedisArgument = string | number | Uint8Array;
+export type RedisArgument = string | number;
 
 /** A reply: RESP2 shapes. Bulk strings as strings. */
 export type RedisReply = string | number | null | readonly RedisReply[];
@@ -24,7 +24,12 @@ export interface RedisConnection extends AsyncDisposable {
   call(command: string, args: readonly RedisArgument[], options: RedisCallOptions): Promise<RedisReply>;
 
   /** Runs a Lua script by its digest, sending the source where the server does not know it. Atomic on the server. */
-  script(script: RedisScript, keys: readonly string[], args: readonly RedisArgument[], options: RedisCallOptions): Promise<RedisReply>;
+  script(
+    script: RedisScript,
+    keys: readonly string[],
+    args: readonly RedisArgument[],
+    options: RedisCallOptions,
+  ): Promise<RedisReply>;
 
   /** Called after each time the connection was replaced: state bound to the old one is gone. */
   onReconnect(listener: () => void): void;
@@ -32,6 +37,8 @@ export interface RedisConnection extends AsyncDisposable {
 
 /** Options of one call. */
 export interface RedisCallOptions extends Abortable {
+  /** Gives up a call that was not sent yet. Once it is sent its outcome is awaited, within the deadline. */
+  readonly signal?: AbortSignal;
   /** The call's deadline. A blocking command's must exceed its BLOCK time. */
   readonly timeoutMs: number;
 }

@@ -1,0 +1,175 @@
+/**
+ * How deliveries end. Every settlement is one script on the broker's shared connection, fenced by owner and delivery
+ * count, and repeated once if its reply was lost: each of them may run twice without doing more than once.
+ *
+ * @module
+ */
+import { isMillstreamError } from "../core/errors.ts";
+import type { Observer } from "../core/observer.ts";
+import type { Delivery } from "../ports/broker.ts";
+import type { Failure } from "../ports/dead_letters.ts";
+import type { RedisArgument, RedisConnection, RedisReply, RedisScript } from "../ports/redis.ts";
+import { type Membership, placeOf } from "./delivery.ts";
+import { encodeHeader } from "./entry.ts";
+import { ACK, ACK_IN_TIME, DEAD_LETTER, EXTEND, RELEASE, RETRY } from "./lua/settle.ts";
+import { asUnavailable } from "./replies.ts";
+
+/** What {@linkcode settler} needs. */
+export interface SettlerContext {
+  readonly member: Membership;
+  readonly connection: RedisConnection;
+  readonly observe: Observer;
+  readonly timeoutMs: number;
+}
+
+/** The settling half of a `Subscription`. */
+export interface Settler {
+  ack(deliveries: readonly Delivery[]): Promise<readonly Delivery[]>;
+  retry(delivery: Delivery, delayMs: number, failure: Failure): Promise<boolean>;
+  deadLetter(delivery: Delivery, failure: Failure): Promise<boolean>;
+  extend(deliveries: readonly Delivery[]): Promise<readonly Delivery[]>;
+  release(deliveries: readonly Delivery[]): Promise<void>;
+}
+
+/** Entries per script call: while it runs, the server does nothing else. */
+const PER_CALL = 500;
+const RELEASED_PER_CALL = 100;
+
+/** Creates the {@linkcode Settler} of a consumer. */
+export function settler({ member, connection, observe, timeoutMs }: SettlerContext): Settler {
+  const { topic, group, consumer, leaseMs, keys, held } = member;
+  const streams = [keys.log, keys.retry];
+  /** Settling twice is the same as once. Keyed by the delivery itself, so that it is forgotten with it. */
+  const settled = new WeakSet<Delivery>();
+
+  async function ack(deliveries: readonly Delivery[]): Promise<readonly Delivery[]> {
+    const lost: Delivery[] = [];
+    for (const part of parts(deliveries.filter((delivery) => !settled.has(delivery)), PER_CALL)) {
+      if (await ackInTime(part)) continue;
+      const refused = await run(ACK, streams, [
+        group,
+        consumer,
+        ...part.flatMap(placeArgs),
+      ]) as readonly number[];
+      lost.push(...reportLost(part, refused));
+    }
+    for (const delivery of deliveries) finish(delivery);
+    for (const delivery of lost) settled.delete(delivery);
+    return lost;
+  }
+
+  async function ackInTime(deliveries: readonly Delivery[]): Promise<boolean> {
+    let until = Infinity;
+    const ids: [string[], string[]] = [[], []];
+    for (const { token } of deliveries) {
+      const place = placeOf(token);
+      until = Math.min(until, held.get(token) ?? 0);
+      ids[place.kind].push(place.entryId);
+    }
+    if (until === 0) return false;
+    return await run(ACK_IN_TIME, streams, [group, until, ids[0].length, ...ids[0], ...ids[1]]) === 1;
+  }
+
+  async function retry(delivery: Delivery, delayMs: number, failure: Failure): Promise<boolean> {
+    return await settleOne(delivery, RETRY, [...streams, keys.later], failure, Math.ceil(delayMs));
+  }
+
+  async function deadLetter(delivery: Delivery, failure: Failure): Promise<boolean> {
+    return await settleOne(delivery, DEAD_LETTER, [...streams, keys.dead], failure, JSON.stringify(failure));
+  }
+
+  async function settleOne(
+    delivery: Delivery,
+    script: RedisScript,
+    names: readonly string[],
+    failure: Failure,
+    last: RedisArgument,
+  ): Promise<boolean> {
+    if (settled.has(delivery)) return true;
+    const head = [group, consumer, ...placeArgs(delivery), Math.floor(failure.at)];
+    const tail = [headerOf(delivery), delivery.body, last];
+    const until = held.get(delivery.token) ?? 0;
+    const reply = await run(script, names, [...head, 0, ...tail], [...head, until, ...tail]);
+    finish(delivery);
+    if (reply === 1) return true;
+    settled.delete(delivery);
+    reportLost([delivery], [0]);
+    return false;
+  }
+
+  async function extend(deliveries: readonly Delivery[]): Promise<readonly Delivery[]> {
+    const lost: Delivery[] = [];
+    for (const part of parts(deliveries.filter((delivery) => !settled.has(delivery)), PER_CALL)) {
+      const reply = await run(EXTEND, streams, [group, consumer, ...part.flatMap(placeArgs)]);
+      const [now, refused] = reply as readonly [number, readonly number[]];
+      const gone = new Set(reportLost(part, refused));
+      lost.push(...gone);
+      for (const delivery of part) {
+        if (gone.has(delivery)) held.delete(delivery.token);
+        else held.set(delivery.token, now + leaseMs);
+      }
+    }
+    return lost;
+  }
+
+  async function release(deliveries: readonly Delivery[]): Promise<void> {
+    for (const part of parts(deliveries.filter((delivery) => !settled.has(delivery)), RELEASED_PER_CALL)) {
+      await run(RELEASE, streams, [group, consumer, ...part.flatMap(placeArgs)]);
+      for (const delivery of part) finish(delivery);
+    }
+  }
+
+  /** Runs a script, and runs it again with `again` if its reply was lost. */
+  async function run(
+    script: RedisScript,
+    names: readonly string[],
+    args: readonly RedisArgument[],
+    again: readonly RedisArgument[] = args,
+  ): Promise<RedisReply> {
+    try {
+      return await connection.script(script, names, args, { timeoutMs });
+    } catch (error) {
+      if (!isMillstreamError(error, "PUBLISH_INDETERMINATE")) throw error;
+    }
+    try {
+      return await connection.script(script, names, again, { timeoutMs });
+    } catch (error) {
+      throw asUnavailable(error);
+    }
+  }
+
+  function finish(delivery: Delivery): void {
+    settled.add(delivery);
+    held.delete(delivery.token);
+  }
+
+  function reportLost(deliveries: readonly Delivery[], places: readonly number[]): readonly Delivery[] {
+    const lost = places.map((place) => deliveries[place]).filter((delivery) => delivery !== undefined);
+    for (const { id } of lost) observe({ kind: "lease-lost", what: `${topic}/${group}`, id });
+    return lost;
+  }
+
+  return { ack, retry, deadLetter, extend, release };
+}
+
+function placeArgs(delivery: Delivery): readonly RedisArgument[] {
+  const { kind, entryId, count } = placeOf(delivery.token);
+  return [kind, entryId, count];
+}
+
+/** A message of foreign origin may have what a header cannot hold; then its body says what it is. */
+function headerOf(delivery: Delivery): string {
+  try {
+    return encodeHeader(delivery);
+  } catch {
+    return "body";
+  }
+}
+
+function parts<T>(items: readonly T[], size: number): ReadonlyArray<readonly T[]> {
+  if (items.length <= size) return items.length > 0 ? [items] : [];
+  return Array.from(
+    { length: Math.ceil(items.length / size) },
+    (_, index) => items.slice(index * size, (index + 1) * size),
+  );
+}
