@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import type { Server } from "node:http";
 import { connect, type Socket } from "node:net";
 import { after, before, describe, test } from "node:test";
 import { serve } from "@hono/node-server";
@@ -69,7 +70,14 @@ async function startServer(fetch: Fetch): Promise<Running> {
   }
   return await new Promise((resolve) => {
     const server = serve({ fetch, port: 0, hostname }, ({ port }) => {
-      resolve({ port, stop: () => new Promise((done) => server.close(() => done())) });
+      resolve({
+        port,
+        stop: () =>
+          new Promise((done) => {
+            server.close(() => done());
+            (server as Server).closeAllConnections(); // fetch keeps its own open
+          }),
+      });
     });
   });
 }
