@@ -11,6 +11,7 @@ import { installTools, ROOT, TESTS_BIN } from "./install.mjs";
 import { cleanUp, cleanUpOnSignals, run } from "./process.mjs";
 import { paint, seconds } from "./progress.mjs";
 import { findRuntime, findRuntimes } from "./runtimes.mjs";
+import { importAll } from "./smoke.mjs";
 import { runFile } from "./suites.mjs";
 
 /**
@@ -185,19 +186,14 @@ async function pack() {
 
 /** Imports every export of the packed library by name, with this Node. @returns {Promise<Verdict>} */
 async function smoke() {
-  const { exports } = JSON.parse(
+  const script = importAll(
     readFileSync(`${PACKAGE}/node_modules/millstream/package.json`, "utf8"),
   );
-  const names = Object.keys(exports).filter((key) => key !== "./package.json")
-    .map((key) => `millstream${key.slice(1)}`);
-  const script = names.map((name) =>
-    `if (Object.keys(await import("${name}")).length === 0) throw new Error("${name} exports nothing");`
+  return await run(
+    process.execPath,
+    ["--input-type=module", "--eval", script],
+    { cwd: PACKAGE, limitMs: 60_000 },
   );
-  return await run(process.execPath, [
-    "--input-type=module",
-    "--eval",
-    script.join("\n"),
-  ], { cwd: PACKAGE, limitMs: 60_000 });
 }
 
 /** The registry is not asked for anything but packages that the sources import from it: none. @returns {Promise<Verdict>} */

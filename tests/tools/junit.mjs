@@ -47,7 +47,7 @@ function readCases(xml) {
         open.outcome = "failed";
         open.detail = attribute(attributes, "message");
         text = "";
-      } else if (text.trim()) open.detail = decode(text.trim());
+      } else if (text.trim()) open.detail = readable(decode(text));
     } else if (open && tag === "skipped" && !closing) {
       const message = attribute(attributes, "message");
       open.outcome = "skipped";
@@ -97,6 +97,21 @@ function withoutParents(cases) {
       !/^\d+ test steps? failed/.test(test.detail ?? "");
     return itself ? [{ ...test, name: `${test.name} (the suite itself)` }] : [];
   });
+}
+
+/** Without the runner's own frames, and without the envelope that Node puts around each error. @param {string} text */
+function readable(text) {
+  const lines = text.split("\n").filter((line) =>
+    !/^\s+at .*\b(node:(internal|async_hooks|test)|ext:)/.test(line)
+  );
+  const cause = lines.findIndex((line) => /^\s+cause: /.test(line));
+  if (!/ERR_TEST_FAILURE/.test(lines.slice(0, 2).join()) || cause < 0) {
+    return lines.join("\n").trim();
+  }
+  return lines.slice(cause, -1).join("\n").replace(/^\s+cause: /, "").replace(
+    /^ {2}/gm,
+    "",
+  ).trim();
 }
 
 /** @param {string | undefined} attributes @param {string} name */

@@ -180,6 +180,8 @@ async function prepareServices(files, filtered) {
 async function runFiles(runtimes, files, { env, jobs, limitMs }) {
   /** @type {import("./suites.mjs").FileResult[]} */
   const results = [];
+  /** Lines that begin with "# " are what a test has to tell: a size, a rate. Each is printed once. */
+  const notes = new Set();
   const progress = new Progress();
   for (const { name } of runtimes) progress.add(name, files.length);
   const queue = runtimes.flatMap((runtime) =>
@@ -191,6 +193,10 @@ async function runFiles(runtimes, files, { env, jobs, limitMs }) {
       progress.begin(runtime.name, file);
       const result = await runFile(runtime, file, { env, limitMs });
       results.push(result);
+      for (const [line] of result.output.matchAll(/^# .+/gm)) {
+        if (!notes.has(line)) progress.print(line.slice(2));
+        notes.add(line);
+      }
       const failures = result.cases.filter(({ outcome }) =>
         outcome === "failed"
       );

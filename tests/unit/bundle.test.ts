@@ -1,0 +1,61 @@
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, test } from "node:test";
+import { gzipSync } from "node:zlib";
+import { ROOT } from "../support/sources.ts";
+
+/** What the core may weigh, compressed, in bytes. */
+const LIMIT = 15 * 1024;
+
+describe("the core, bundled for a browser", () => {
+  test("needs nothing from outside and stays under 15 KB compressed", () => {
+    const { code, outside } = bundle("mod.ts");
+    const size = gzipSync(code, { level: 9 }).length;
+    console.log(
+      `# mod.ts bundled, minified and compressed: ${
+        (size / 1024).toFixed(1)
+      } KB`,
+    );
+    assert.deepEqual(outside, []);
+    assert.ok(size <= LIMIT, `${size} bytes, the limit is ${LIMIT}`);
+  });
+});
+
+/** Bundles with esbuild, which fails on an import it cannot resolve. */
+function bundle(
+  entry: string,
+): { readonly code: Uint8Array; readonly outside: string[] } {
+  const folder = mkdtempSync(join(tmpdir(), "bundle-"));
+  try {
+    const [code, meta] = [join(folder, "out.js"), join(folder, "meta.json")];
+    const args = [
+      "--bundle",
+      "--minify",
+      "--format=esm",
+      "--platform=browser",
+      "--target=es2022",
+      "--log-level=warning",
+    ];
+    const esbuild = join(ROOT, "tests/node_modules/.bin/esbuild");
+    execFileSync(esbuild, [
+      entry,
+      ...args,
+      `--outfile=${code}`,
+      `--metafile=${meta}`,
+    ], { cwd: ROOT });
+    const { inputs } = JSON.parse(readFileSync(meta, "utf8")) as {
+      inputs: Record<string, unknown>;
+    };
+    return {
+      code: readFileSync(code),
+      outside: Object.keys(inputs).filter((path) =>
+        !/^(mod\.ts|src\/)/.test(path)
+      ),
+    };
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
