@@ -196,18 +196,14 @@ function importViolations(
     if (allowed) return [];
     const only = rule.types?.includes(to) ? " otherwise than as a type" : "";
     return [
-      `${path}: ${folder} imports ${target}${
-        dynamic ? " dynamically" : ""
-      }${only}`,
+      `${path}: ${folder} imports ${target}${dynamic ? " dynamically" : ""}${only}`,
     ];
   });
 }
 
 function tokenViolations(path: string, source: string): string[] {
   const { text } = codeOf(source);
-  const found = FORBIDDEN.filter(({ pattern, except }) =>
-    !except.test(path) && pattern.test(text)
-  );
+  const found = FORBIDDEN.filter(({ pattern, except }) => !except.test(path) && pattern.test(text));
   const reference = /^\/\/\/\s*<reference/m.test(source) &&
     !path.startsWith("src/cli/");
   return [
@@ -229,9 +225,7 @@ export function reach(
       throw new Error(`Cannot read "${path}": expected it among the sources`);
     }
     for (const { specifier } of importsOf(source)) {
-      const target = specifier === undefined
-        ? undefined
-        : resolve(path, specifier);
+      const target = specifier === undefined ? undefined : resolve(path, specifier);
       if (target !== undefined) files.add(target);
       else outside.add(specifier ?? "something computed");
     }

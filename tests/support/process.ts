@@ -141,9 +141,7 @@ export function runtimeName(): "node" | "bun" | "deno" {
 }
 
 function runArguments(): string[] {
-  return runtimeName() === "deno"
-    ? ["run", "-A", "--no-check", "--no-lock", "--quiet"]
-    : [];
+  return runtimeName() === "deno" ? ["run", "-A", "--no-check", "--no-lock", "--quiet"] : [];
 }
 
 function scriptPath(script: URL): string {

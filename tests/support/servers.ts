@@ -164,9 +164,7 @@ export function postgresBinaries(): string | undefined {
   }
   const initdb = onPath("initdb");
   const folders = initdb ? [dirname(realpathSync(initdb))] : [];
-  const versions = existsSync("/usr/lib/postgresql")
-    ? readdirSync("/usr/lib/postgresql")
-    : [];
+  const versions = existsSync("/usr/lib/postgresql") ? readdirSync("/usr/lib/postgresql") : [];
   versions.sort((a, b) => Number(b) - Number(a));
   folders.push(
     ...versions.map((version) => `/usr/lib/postgresql/${version}/bin`),
@@ -330,9 +328,7 @@ function sendSignal(pid: number, signal: NodeJS.Signals): void {
 
 function childrenOf(pid: number): number[] {
   if (!existsSync("/proc/self/stat")) return [];
-  return readdirSync("/proc").map(Number).filter((candidate) =>
-    candidate > 0 && parentOf(candidate) === pid
-  );
+  return readdirSync("/proc").map(Number).filter((candidate) => candidate > 0 && parentOf(candidate) === pid);
 }
 
 function parentOf(pid: number): number | undefined {
@@ -389,9 +385,7 @@ function asPostgres(diesWithParent = false): string[] {
 
 /** Only safe where the thread that starts the process lives as long as the whole process, as in Node. */
 function parentDeath(wanted = false, signal: string): string[] {
-  return wanted && onPath("setpriv")
-    ? ["setpriv", "--pdeathsig", signal, "--"]
-    : [];
+  return wanted && onPath("setpriv") ? ["setpriv", "--pdeathsig", signal, "--"] : [];
 }
 
 function isRoot(): boolean {

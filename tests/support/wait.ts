@@ -49,9 +49,7 @@ export function within<T>(
       () => reject(new Error(`${what} after ${Math.round(ms)} ms`)),
       ms,
     );
-    Promise.resolve(work).then(resolve, reject).finally(() =>
-      clearTimeout(timer)
-    );
+    Promise.resolve(work).then(resolve, reject).finally(() => clearTimeout(timer));
   });
 }
 

@@ -46,8 +46,7 @@ const CHECKS = [
   { name: "package: files", check: pack },
   {
     name: "package: publint",
-    check: () =>
-      run(`${TESTS_BIN}/publint`, ["run", TARBALL, "--strict"], { cwd: ROOT }),
+    check: () => run(`${TESTS_BIN}/publint`, ["run", TARBALL, "--strict"], { cwd: ROOT }),
   },
   {
     name: "package: types resolve (attw)",
@@ -83,15 +82,9 @@ export async function runChecks({ quiet = false } = {}) {
       ms,
     });
     if (quiet) continue;
-    const color = outcome === "passed"
-      ? "green"
-      : outcome === "failed"
-      ? "red"
-      : "yellow";
+    const color = outcome === "passed" ? "green" : outcome === "failed" ? "red" : "yellow";
     console.log(
-      `${paint(color, outcome.padEnd(7))} ${name} (${seconds(ms)})${
-        skip ? `: ${skip}` : ""
-      }`,
+      `${paint(color, outcome.padEnd(7))} ${name} (${seconds(ms)})${skip ? `: ${skip}` : ""}`,
     );
     if (outcome === "failed") {
       console.log(results.at(-1)?.detail.replace(/^/gm, "    "));
@@ -178,9 +171,7 @@ async function pack() {
   );
   return {
     code: stray.length,
-    output: `The package contains what does not belong there:\n${
-      stray.join("\n")
-    }`,
+    output: `The package contains what does not belong there:\n${stray.join("\n")}`,
   };
 }
 
@@ -199,14 +190,14 @@ async function smoke() {
 /** The registry is not asked for anything but packages that the sources import from it: none. @returns {Promise<Verdict>} */
 async function jsr() {
   const verdict = await deno("publish", "--dry-run", "--allow-dirty");
-  const offline =
-    /dns error|error sending request|Connection refused|Could not (resolve|connect)/i
-      .test(verdict.output);
+  const offline = OFFLINE.test(verdict.output);
   if (verdict.code !== 0 && offline) {
     return { ...verdict, skip: "jsr.io is not reachable" };
   }
   return verdict;
 }
+
+const OFFLINE = /dns error|error sending request|Connection refused|Could not (resolve|connect)/i;
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
   cleanUpOnSignals();
@@ -219,9 +210,7 @@ if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
     results.filter((result) => result.outcome === outcome).length;
   if (values.json) console.log(JSON.stringify(results, null, 2));
   else {console.log(
-      `\n${count("passed")} passed, ${count("failed")} failed, ${
-        count("skipped")
-      } skipped`,
+      `\n${count("passed")} passed, ${count("failed")} failed, ${count("skipped")} skipped`,
     );}
   await cleanUp();
   process.exit(count("failed") > 0 ? 1 : 0);

@@ -51,18 +51,14 @@ function readCases(xml) {
     } else if (open && tag === "skipped" && !closing) {
       const message = attribute(attributes, "message");
       open.outcome = "skipped";
-      open.detail =
-        attribute(attributes, "type") === "todo" || message === "TODO"
-          ? "todo"
-          : message;
+      open.detail = attribute(attributes, "type") === "todo" || message === "TODO" ? "todo" : message;
       if (open.detail === "true") open.detail = "";
     }
   }
   return cases;
 }
 
-const TOKEN =
-  /<!--[\s\S]*?-->|<\?[\s\S]*?\?>|<(\/?)([a-z]+)((?:\s+[\w:-]+="[^"]*")*)\s*(\/?)>|([^<]+)/g;
+const TOKEN = /<!--[\s\S]*?-->|<\?[\s\S]*?\?>|<(\/?)([a-z]+)((?:\s+[\w:-]+="[^"]*")*)\s*(\/?)>|([^<]+)/g;
 
 /** Some escape twice, and each treats blanks and what cannot stand in XML in its own way. @param {string} name */
 function canonical(name) {

@@ -75,9 +75,7 @@ export class Progress {
       const filled = total === 0 ? 20 : Math.round((done / total) * 20);
       const bar = paint(failed > 0 ? "red" : "green", "█".repeat(filled)) +
         "░".repeat(20 - filled);
-      const text = ` ${done}/${total}${
-        failed > 0 ? ` ${failed} failed` : ""
-      }  ${[...current].join(" ")}`;
+      const text = ` ${done}/${total}${failed > 0 ? ` ${failed} failed` : ""}  ${[...current].join(" ")}`;
       process.stdout.write(
         `${name.padEnd(16)} ${bar}${text.slice(0, Math.max(0, width - 40))}\n`,
       );

@@ -71,8 +71,7 @@ const CANDIDATES = [
   {
     id: "bun",
     label: "bun",
-    hint:
-      'its install script may have been refused: run "npm rebuild bun" in tests/',
+    hint: 'its install script may have been refused: run "npm rebuild bun" in tests/',
     binaries: () => [
       `${MODULES}/bun/bin/bun.exe`,
       ...platformPackages("@oven", "bin/bun"),
@@ -88,10 +87,8 @@ const CANDIDATES = [
   {
     id: "deno",
     label: "deno",
-    hint:
-      'its install script may have been refused: run "npm rebuild deno" in tests/',
-    binaries:
-      () => [`${MODULES}/deno/deno`, ...platformPackages("@deno", "deno")],
+    hint: 'its install script may have been refused: run "npm rebuild deno" in tests/',
+    binaries: () => [`${MODULES}/deno/deno`, ...platformPackages("@deno", "deno")],
     args: (
       file,
       report,
@@ -121,9 +118,7 @@ function nodeArgs(file, report) {
 /** @param {string} scope @param {string} path */
 function platformPackages(scope, path) {
   const folder = `${MODULES}/${scope}`;
-  return existsSync(folder)
-    ? readdirSync(folder).map((name) => `${folder}/${name}/${path}`)
-    : [];
+  return existsSync(folder) ? readdirSync(folder).map((name) => `${folder}/${name}/${path}`) : [];
 }
 
 /** @param {string[]} binaries */

@@ -5,14 +5,7 @@
  * @module
  */
 import { spawn } from "node:child_process";
-import {
-  chmodSync,
-  existsSync,
-  mkdtempSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { createInterface } from "node:readline";
 import { compile } from "./compile.mjs";
@@ -40,7 +33,7 @@ import { findRuntime } from "./runtimes.mjs";
  * @property {string[]} [command]
  * @property {Record<string, string>} [environment]
  */
-/** @typedef {typeof import("../.build/tests/support/servers.js")} Servers */
+/** @typedef {typeof import("../support/servers.ts")} Servers */
 
 /** @type {Service[]} */
 const SERVICES = [
@@ -173,10 +166,9 @@ export async function startServices() {
     } else missing.push({ name: service.name, reason: got.reason });
   }
   for (const { service, name, env: variable } of BINARIES) {
-    const { find, apt = "" } =
-      /** @type {Service} */ (SERVICES.find((candidate) =>
-        candidate.name === service
-      ));
+    const { find, apt = "" } = /** @type {Service} */ (SERVICES.find((candidate) =>
+      candidate.name === service
+    ));
     // An address in the environment says: use this. Nothing is installed then, except where all must run.
     let reason = "no binary on this machine";
     if (!find?.(servers) && process.env.REQUIRE_ALL === "1") {
@@ -223,9 +215,7 @@ async function getService(service, servers) {
 /** @param {Service} service */
 function fromEnvironment({ env }) {
   const url = process.env[env];
-  return url
-    ? { url, from: `${env} in the environment` }
-    : { reason: `${env} is not set` };
+  return url ? { url, from: `${env} in the environment` } : { reason: `${env} is not set` };
 }
 
 /** @param {Service} service @param {Servers} servers */
@@ -323,9 +313,7 @@ async function aptGet(name) {
   if (!updated) {
     const update = await run("apt-get", [...lock, "update", "-q"], { env });
     if (update.code !== 0) {
-      return `apt-get update ended with ${update.code}: ${
-        update.output.trim().slice(-300)
-      }`;
+      return `apt-get update ended with ${update.code}: ${update.output.trim().slice(-300)}`;
     }
     updated = true;
   }
@@ -342,9 +330,7 @@ async function aptGet(name) {
     const { code, output } = await run("apt-get", args, { env });
     return code === 0
       ? undefined
-      : `apt-get install ${name} ended with ${code}: ${
-        output.trim().slice(-300)
-      }`;
+      : `apt-get install ${name} ended with ${code}: ${output.trim().slice(-300)}`;
   } finally {
     undo();
   }

@@ -3,15 +3,7 @@
  *
  * @module
  */
-import {
-  chmodSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-} from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { dirname } from "node:path";
 import { ROOT } from "./install.mjs";
 import { parseJunit } from "./junit.mjs";
@@ -38,12 +30,8 @@ export function findTests(filters) {
       recursive: true,
       encoding: "utf8",
     }).sort();
-    return files.filter((name) => name.endsWith(".test.ts")).map((name) =>
-      `${folder}/${name}`
-    );
-  }).filter((file) =>
-    filters.length === 0 || filters.some((filter) => file.includes(filter))
-  );
+    return files.filter((name) => name.endsWith(".test.ts")).map((name) => `${folder}/${name}`);
+  }).filter((file) => filters.length === 0 || filters.some((filter) => file.includes(filter)));
 }
 
 /**
@@ -77,9 +65,7 @@ export async function runFile(runtime, file, { env, limitMs }) {
   );
 
   rmSync(scratch, { recursive: true, force: true });
-  const cases = existsSync(report)
-    ? parseJunit(readFileSync(report, "utf8"))
-    : [];
+  const cases = existsSync(report) ? parseJunit(readFileSync(report, "utf8")) : [];
   const reasons = existsSync(skips)
     ? [...new Set(readFileSync(skips, "utf8").trim().split("\n"))].join("; ")
     : "";
@@ -105,9 +91,7 @@ export async function runFile(runtime, file, { env, limitMs }) {
  */
 function whatElseWentWrong({ code, signal, late, limitMs }, cases) {
   if (late) {
-    return `did not end within ${
-      limitMs / 1_000
-    } s: a test hangs, or something it opened was never closed`;
+    return `did not end within ${limitMs / 1_000} s: a test hangs, or something it opened was never closed`;
   }
   if (signal) return `was ended by ${signal}`;
   if (cases.length === 0) return `no tests found, exit code ${code}`;

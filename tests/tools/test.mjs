@@ -58,9 +58,7 @@ async function main() {
   }
   if (files.length === 0) {
     throw new Error(
-      `Cannot find a test file whose path contains ${
-        options.filters.join(" or ")
-      }`,
+      `Cannot find a test file whose path contains ${options.filters.join(" or ")}`,
     );
   }
 
@@ -162,9 +160,7 @@ async function prepareServices(files, filtered) {
   if (filtered && files.every((file) => file.startsWith("tests/unit/"))) {
     const scratch = mkdtempSync(`${tmpdir()}/millstream-`);
     chmodSync(scratch, 0o755);
-    onEnd(() =>
-      rmSync(scratch, { recursive: true, force: true, maxRetries: 5 })
-    );
+    onEnd(() => rmSync(scratch, { recursive: true, force: true, maxRetries: 5 }));
     return { env: { ...base, TMPDIR: scratch }, absent: [] };
   }
   const { env, had, missing } = await startServices();
@@ -184,9 +180,7 @@ async function runFiles(runtimes, files, { env, jobs, limitMs }) {
   const notes = new Set();
   const progress = new Progress();
   for (const { name } of runtimes) progress.add(name, files.length);
-  const queue = runtimes.flatMap((runtime) =>
-    files.map((file) => ({ runtime, file }))
-  );
+  const queue = runtimes.flatMap((runtime) => files.map((file) => ({ runtime, file })));
   await Promise.all(Array.from({ length: jobs }, async () => {
     for (let item = queue.shift(); item; item = queue.shift()) {
       const { runtime, file } = item;
@@ -197,9 +191,7 @@ async function runFiles(runtimes, files, { env, jobs, limitMs }) {
         if (!notes.has(line)) progress.print(line.slice(2));
         notes.add(line);
       }
-      const failures = result.cases.filter(({ outcome }) =>
-        outcome === "failed"
-      );
+      const failures = result.cases.filter(({ outcome }) => outcome === "failed");
       progress.end(runtime.name, file, failures.length);
       for (const { name, detail } of failures) {
         progress.print(
@@ -218,9 +210,7 @@ async function runFiles(runtimes, files, { env, jobs, limitMs }) {
 
 /** @param {Entry} entry */
 function failure({ where, name, detail }) {
-  return `${paint("red", "FAILED")} ${where}: ${name}\n${
-    detail.replace(/^/gm, "    ")
-  }`;
+  return `${paint("red", "FAILED")} ${where}: ${name}\n${detail.replace(/^/gm, "    ")}`;
 }
 
 /** @param {import("./check.mjs").CheckResult[]} checks @returns {Tally} */
@@ -291,9 +281,7 @@ function report(tallies, ms) {
   }
   if (failed.length > 0) {
     console.log(
-      `${paint("red", "Failed")}\n${
-        failed.map(({ where, name }) => `  ${where}: ${name}`).join("\n")
-      }\n`,
+      `${paint("red", "Failed")}\n${failed.map(({ where, name }) => `  ${where}: ${name}`).join("\n")}\n`,
     );
   }
   for (const [name, tally] of tallies) {
@@ -318,8 +306,7 @@ function skippedLines(skipped) {
   /** @type {Map<string, string[]>} */
   const byTest = new Map();
   for (const { where, name, detail } of skipped) {
-    const [, runtime = where, file = ""] =
-      /^(\S+ \S+) (tests\/\S+)$/.exec(where) ?? [];
+    const [, runtime = where, file = ""] = /^(\S+ \S+) (tests\/\S+)$/.exec(where) ?? [];
     const line = `  ${file ? `${file}: ` : ""}${name} — ${detail}`;
     byTest.set(line, [...byTest.get(line) ?? [], runtime]);
   }

@@ -24,9 +24,7 @@ describe("the library", () => {
         if (/^(\.|node:)/.test(specifier)) return [];
         const name = packageOf(specifier);
         const optional = name in peerDependencies && (typeOnly || dynamic);
-        return name in dependencies || optional
-          ? []
-          : [`${path} imports ${specifier}`];
+        return name in dependencies || optional ? [] : [`${path} imports ${specifier}`];
       })
     );
     assert.deepEqual(wrong, []);
@@ -72,116 +70,105 @@ describe("the check of the architecture", () => {
     ]);
   });
 
+  const folders = ["ports", "messaging", "sourcing", "redis", "postgres", "app"];
+  const others = ["src/core/b.ts", "adapters/sqs/a.ts", ...folders.map((name) => `src/${name}/a.ts`)];
   const core = 'import "./b.ts";';
-  const cases:
-    readonly (readonly [breach: string, path: string, source: string])[] = [
-      [
-        "src/core imports src/ports/a.ts",
-        "src/core/a.ts",
-        'import type { A } from "../ports/a.ts";',
-      ],
-      [
-        "src/ports imports src/messaging/a.ts",
-        "src/ports/b.ts",
-        'export * from "../messaging/a.ts";',
-      ],
-      [
-        "src/messaging imports src/sourcing/a.ts",
-        "src/messaging/b.ts",
-        'import { a } from "../sourcing/a.ts";',
-      ],
-      [
-        "src/messaging imports src/redis/a.ts dynamically",
-        "src/messaging/b.ts",
-        'await import("../redis/a.ts");',
-      ],
-      [
-        "src/redis imports src/postgres/a.ts",
-        "src/redis/b.ts",
-        'import { a } from "../postgres/a.ts";',
-      ],
-      [
-        "src/memory imports src/messaging/a.ts",
-        "src/memory/b.ts",
-        'import { a } from "../messaging/a.ts";',
-      ],
-      [
-        "otherwise than as a type",
-        "src/gateway/b.ts",
-        'import { type A } from "../app/a.ts";',
-      ],
-      [
-        "mod.ts imports src/redis/a.ts",
-        "mod.ts",
-        'export { a } from "./src/redis/a.ts";',
-      ],
-      [
-        "adapters/nats imports adapters/sqs/a.ts",
-        "adapters/nats/b.ts",
-        'import { a } from "../sqs/a.ts";',
-      ],
-      ["which does not exist", "src/core/a.ts", 'import "./gone.ts";'],
-      ["which does not exist", "src/core/a.ts", 'import "./b";'],
-      ["imports something computed", "src/core/a.ts", "await import(name);"],
-      [
-        "imports the package ioredis",
-        "src/postgres/b.ts",
-        'import { Redis } from "ioredis";',
-      ],
-      [
-        "imports the package hono/factory",
-        "src/messaging/b.ts",
-        'import { createFactory } from "hono/factory";',
-      ],
-      [
-        "imports the package @hono/node-server",
-        "src/gateway/b.ts",
-        'import { serve } from "@hono/node-server";',
-      ],
-      [
-        "imports node:fs",
-        "src/redis/b.ts",
-        'import type { Stats } from "node:fs";',
-      ],
-      ["the folder src/misc is in no rule", "src/misc/a.ts", "export {};"],
-      ["uses console", "src/core/a.ts", "  console.log(1);"],
-      ["uses process", "src/core/a.ts", "const home = process.env.HOME;"],
-      ["uses Buffer", "src/core/a.ts", "const bytes = Buffer.from(text);"],
-      ["uses Date.now()", "src/redis/b.ts", "const now = Date.now();"],
-      [
-        "uses new Date()",
-        "src/redis/b.ts",
-        "const now = new Date().toISOString();",
-      ],
-      ["uses a timer", "src/redis/b.ts", "setTimeout(work, 5);"],
-      ["uses state of the module (let)", "src/core/a.ts", "let count = 0;"],
-      [
-        "uses state of the module (an empty collection)",
-        "src/core/a.ts",
-        "const seen: Set<string> = new Set<string>();",
-      ],
-      [
-        "uses class that is no error",
-        "src/core/a.ts",
-        "export class Manager {}",
-      ],
-      ["has a <reference>", "src/core/a.ts", '/// <reference types="node" />'],
-    ];
+  const cases: readonly (readonly [breach: string, path: string, source: string])[] = [
+    [
+      "src/core imports src/ports/a.ts",
+      "src/core/a.ts",
+      'import type { A } from "../ports/a.ts";',
+    ],
+    [
+      "src/ports imports src/messaging/a.ts",
+      "src/ports/b.ts",
+      'export * from "../messaging/a.ts";',
+    ],
+    [
+      "src/messaging imports src/sourcing/a.ts",
+      "src/messaging/b.ts",
+      'import { a } from "../sourcing/a.ts";',
+    ],
+    [
+      "src/messaging imports src/redis/a.ts dynamically",
+      "src/messaging/b.ts",
+      'await import("../redis/a.ts");',
+    ],
+    [
+      "src/redis imports src/postgres/a.ts",
+      "src/redis/b.ts",
+      'import { a } from "../postgres/a.ts";',
+    ],
+    [
+      "src/memory imports src/messaging/a.ts",
+      "src/memory/b.ts",
+      'import { a } from "../messaging/a.ts";',
+    ],
+    [
+      "otherwise than as a type",
+      "src/gateway/b.ts",
+      'import { type A } from "../app/a.ts";',
+    ],
+    [
+      "mod.ts imports src/redis/a.ts",
+      "mod.ts",
+      'export { a } from "./src/redis/a.ts";',
+    ],
+    [
+      "adapters/nats imports adapters/sqs/a.ts",
+      "adapters/nats/b.ts",
+      'import { a } from "../sqs/a.ts";',
+    ],
+    ["which does not exist", "src/core/a.ts", 'import "./gone.ts";'],
+    ["which does not exist", "src/core/a.ts", 'import "./b";'],
+    ["imports something computed", "src/core/a.ts", "await import(name);"],
+    [
+      "imports the package ioredis",
+      "src/postgres/b.ts",
+      'import { Redis } from "ioredis";',
+    ],
+    [
+      "imports the package hono/factory",
+      "src/messaging/b.ts",
+      'import { createFactory } from "hono/factory";',
+    ],
+    [
+      "imports the package @hono/node-server",
+      "src/gateway/b.ts",
+      'import { serve } from "@hono/node-server";',
+    ],
+    [
+      "imports node:fs",
+      "src/redis/b.ts",
+      'import type { Stats } from "node:fs";',
+    ],
+    ["the folder src/misc is in no rule", "src/misc/a.ts", "export {};"],
+    ["uses console", "src/core/a.ts", "  console.log(1);"],
+    ["uses process", "src/core/a.ts", "const home = process.env.HOME;"],
+    ["uses Buffer", "src/core/a.ts", "const bytes = Buffer.from(text);"],
+    ["uses Date.now()", "src/redis/b.ts", "const now = Date.now();"],
+    [
+      "uses new Date()",
+      "src/redis/b.ts",
+      "const now = new Date().toISOString();",
+    ],
+    ["uses a timer", "src/redis/b.ts", "setTimeout(work, 5);"],
+    ["uses state of the module (let)", "src/core/a.ts", "let count = 0;"],
+    [
+      "uses state of the module (an empty collection)",
+      "src/core/a.ts",
+      "const seen: Set<string> = new Set<string>();",
+    ],
+    [
+      "uses class that is no error",
+      "src/core/a.ts",
+      "export class Manager {}",
+    ],
+    ["has a <reference>", "src/core/a.ts", '/// <reference types="node" />'],
+  ];
   for (const [breach, path, source] of cases) {
     test(`catches in ${path}: ${source.replaceAll('"', "'")}`, () => {
-      const others = [
-        "ports",
-        "messaging",
-        "sourcing",
-        "redis",
-        "postgres",
-        "app",
-      ].map((name) => `src/${name}/a.ts`);
-      const world = new Map(
-        [...others, "src/core/b.ts", "adapters/sqs/a.ts"].map((
-          other,
-        ) => [other, "export {};"]),
-      );
+      const world = new Map(others.map((other): [string, string] => [other, "export {};"]));
       world.set(path, source);
       const found = violations(world);
       assert.equal(found.length, 1, found.join("\n"));

@@ -15,9 +15,7 @@ describe("the core, bundled for a browser", () => {
     const { code, outside } = bundle("mod.ts");
     const size = gzipSync(code, { level: 9 }).length;
     console.log(
-      `# mod.ts bundled, minified and compressed: ${
-        (size / 1024).toFixed(1)
-      } KB`,
+      `# mod.ts bundled, minified and compressed: ${(size / 1024).toFixed(1)} KB`,
     );
     assert.deepEqual(outside, []);
     assert.ok(size <= LIMIT, `${size} bytes, the limit is ${LIMIT}`);
@@ -51,9 +49,7 @@ function bundle(
     };
     return {
       code: readFileSync(code),
-      outside: Object.keys(inputs).filter((path) =>
-        !/^(mod\.ts|src\/)/.test(path)
-      ),
+      outside: Object.keys(inputs).filter((path) => !/^(mod\.ts|src\/)/.test(path)),
     };
   } finally {
     rmSync(folder, { recursive: true, force: true });

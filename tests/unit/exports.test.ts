@@ -26,9 +26,7 @@ const DRIVERS: Readonly<Record<string, readonly string[]>> = {
 
 describe("package.json and deno.json", () => {
   test("export the same names", () => {
-    const names = Object.keys(npm.exports).filter((key) =>
-      key !== "./package.json"
-    );
+    const names = Object.keys(npm.exports).filter((key) => key !== "./package.json");
     assert.deepEqual(names.sort(), Object.keys(jsr.exports).sort());
   });
 
@@ -45,9 +43,7 @@ describe("package.json and deno.json", () => {
       ...optionalOf(npm),
     };
     for (const [name, specifier] of Object.entries(jsr.imports)) {
-      const range = name in npm.devDependencies
-        ? npm.devDependencies[name]
-        : ranges[name];
+      const range = name in npm.devDependencies ? npm.devDependencies[name] : ranges[name];
       assert.equal(
         specifier,
         `npm:${name}@${range}`,
@@ -79,9 +75,7 @@ describe("each export", () => {
       const packages = [...reach(source.slice(2), sources).outside].map(
         packageOf,
       );
-      const foreign = packages.filter((found) =>
-        !DRIVERS[name]?.includes(found)
-      );
+      const foreign = packages.filter((found) => !DRIVERS[name]?.includes(found));
       assert.deepEqual(foreign, []);
     });
   }

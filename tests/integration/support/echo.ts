@@ -9,7 +9,5 @@ createInterface({ input: process.stdin }).on("line", (line) => {
   say(`heard ${line}`);
 });
 say(
-  `ready ${process.argv[2]} ${process.env.COLOR} ${"Deno" in globalThis} ${
-    "Bun" in globalThis
-  }`,
+  `ready ${process.argv[2]} ${process.env.COLOR} ${"Deno" in globalThis} ${"Bun" in globalThis}`,
 );

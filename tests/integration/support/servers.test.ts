@@ -4,11 +4,7 @@ import { connect } from "node:net";
 import process from "node:process";
 import { describe, test } from "node:test";
 import { service } from "../../support/require.ts";
-import {
-  type PrivateServer,
-  startPostgres,
-  startRedis,
-} from "../../support/servers.ts";
+import { type PrivateServer, startPostgres, startRedis } from "../../support/servers.ts";
 import { eventually, within } from "../../support/wait.ts";
 import pg from "pg";
 
