@@ -1,0 +1,272 @@
+/**
+ * One consumer of a group on Postgres.
+ *
+ * @module
+ */
+import { checkRange } from "../../core/backoff.ts";
+import { isMillstreamError } from "../../core/errors.ts";
+import type { Delivery, GroupLag, PullOptions, SubscribeOptions, Subscription } from "../../ports/broker.ts";
+import type { Failure } from "../../ports/dead_letters.ts";
+import type { SqlRow, SqlValue } from "../../ports/sql.ts";
+import { checkSignal, optional } from "../context.ts";
+import { poll } from "../wakeup.ts";
+import { type BrokerContext, checkOpen } from "./context.ts";
+
+/** Settled deliveries that are remembered, so that settling one again is the same as once. */
+const REMEMBERED = 10_000;
+
+/** Options of {@linkcode subscribe}. */
+export interface ConsumerOptions extends SubscribeOptions {
+  readonly onClosed: () => void;
+}
+
+/** Joins a group as a consumer with an id of its own. */
+export async function subscribe(
+  context: BrokerContext,
+  topic: string,
+  group: string,
+  options: ConsumerOptions,
+): Promise<Subscription> {
+  const { session, schema, clock, intervals, bells } = context;
+  const { from = "start", leaseMs = 30_000, onClosed } = options;
+  const bell = bells.get(topic, group);
+  const owner = crypto.randomUUID();
+  const outstanding = new Map<string, Delivery>();
+  const settled = new Set<string>();
+  const underWay = new Set<Promise<unknown>>();
+  let groupId = await join(from);
+  let closed = false;
+  let closing: Promise<void> | undefined;
+
+  async function join(start: "start" | "now"): Promise<number> {
+    const [row] = await session.query<{ id: number }>(subscribeSql(schema), [
+      topic,
+      group,
+      start === "start",
+    ]);
+    return row?.id ?? 0;
+  }
+
+  async function pull(max: number, options: PullOptions): Promise<readonly Delivery[]> {
+    const { waitMs, signal } = options;
+    checkRange("max", max, 1, 10_000, true);
+    checkOpen(!closed);
+    checkSignal(signal);
+    const look = async (): Promise<readonly Delivery[] | undefined> => closed ? [] : await take(max, signal);
+    return await poll(look, { clock, intervals, bell, waitMs, signal }) ?? [];
+  }
+
+  /** One look. If the first thousands wait for others of their keys, it goes on behind them. */
+  async function take(
+    max: number,
+    signal: AbortSignal | undefined,
+  ): Promise<readonly Delivery[] | undefined> {
+    let rows = await claim(max);
+    while (rows[0]?.pos === null && !closed && !signal?.aborted) rows = await claim(max);
+    const deliveries = rows.flatMap((row) => row.pos === null ? [] : [delivery(topic, group, row)]);
+    for (const taken of deliveries) outstanding.set(taken.token, taken);
+    return deliveries.length > 0 ? deliveries : undefined;
+  }
+
+  /** A group that has vanished is created again, from the start. */
+  async function claim(max: number): Promise<readonly DeliveryRow[]> {
+    try {
+      return await session.query<DeliveryRow>(pullSql(schema), [groupId, owner, max, leaseMs]);
+    } catch (error) {
+      if (!isMillstreamError(error) || error.details.sqlState !== "MS404") throw error;
+      groupId = await join("start");
+      return [];
+    }
+  }
+
+  async function ack(deliveries: readonly Delivery[]): Promise<readonly Delivery[]> {
+    return await settle(deliveries, ackSql(schema), []);
+  }
+
+  async function retry(failed: Delivery, delayMs: number, failure: Failure): Promise<boolean> {
+    checkRange("delayMs", delayMs, 0, Number.MAX_SAFE_INTEGER);
+    const lost = await settle([failed], retrySql(schema), [Math.min(delayMs, 1e12), failure.at]);
+    return lost.length === 0;
+  }
+
+  async function deadLetter(failed: Delivery, failure: Failure): Promise<boolean> {
+    const lost = await settle([failed], deadLetterSql(schema), [
+      failure.at,
+      storable(failure.error),
+      JSON.stringify(failure),
+    ]);
+    return lost.length === 0;
+  }
+
+  async function release(deliveries: readonly Delivery[]): Promise<void> {
+    await settle(deliveries, releaseSql(schema), []);
+  }
+
+  async function extend(deliveries: readonly Delivery[]): Promise<readonly Delivery[]> {
+    return await change(deliveries, extendSql(schema), [leaseMs]);
+  }
+
+  /** Ends deliveries by one statement; returns those that were lost. One that was settled before is left alone. */
+  async function settle(
+    deliveries: readonly Delivery[],
+    sql: string,
+    more: readonly SqlValue[],
+  ): Promise<Delivery[]> {
+    const open = deliveries.filter(({ token }) => !settled.has(token));
+    const lost = await change(open, sql, more);
+    for (const { token } of open) outstanding.delete(token);
+    for (const done of open) if (!lost.includes(done)) remember(done.token);
+    bell.ring(); // a follower of its key, or the delivery itself, may be ready
+    return lost;
+  }
+
+  /** Runs a statement that returns the positions it applied to; returns the other deliveries. */
+  async function change(
+    deliveries: readonly Delivery[],
+    sql: string,
+    more: readonly SqlValue[],
+  ): Promise<Delivery[]> {
+    if (deliveries.length === 0) return [];
+    const handles = deliveries.map(({ token }) => handle(token)).sort((a, b) => a.pos < b.pos ? -1 : 1);
+    const values = [
+      groupId,
+      owner,
+      handles.map(({ pos }) => pos),
+      handles.map(({ epoch }) => epoch),
+      ...more,
+    ];
+    const rows = await session.query<{ pos: string }>(sql, values);
+    const applied = new Set(rows.map(({ pos }) => pos));
+    return deliveries.filter(({ token }) => !applied.has(String(handle(token).pos)));
+  }
+
+  function remember(token: string): void {
+    settled.add(token);
+    if (settled.size <= REMEMBERED) return;
+    const [oldest] = settled;
+    if (oldest !== undefined) settled.delete(oldest);
+  }
+
+  async function lag(): Promise<GroupLag> {
+    checkOpen(!closed);
+    const [row] = await session.query<GroupLag & SqlRow>(lagSql(schema), [groupId]);
+    const { ready = 0, inFlight = 0, delayed = 0, dead = 0 } = row ?? {};
+    return { ready, inFlight, delayed, dead };
+  }
+
+  function tracked<Args extends unknown[], T>(
+    call: (...args: Args) => Promise<T>,
+  ): (...args: Args) => Promise<T> {
+    return (...args) => {
+      const work = call(...args);
+      const done = work.then(() => {}, () => {}).finally(() => underWay.delete(done));
+      underWay.add(done);
+      return work;
+    };
+  }
+
+  async function dispose(): Promise<void> {
+    closed = true;
+    bell.ring();
+    await Promise.all(underWay);
+    // Where this fails, they come back when their leases run out.
+    await release([...outstanding.values()]).catch(() => {});
+    onClosed();
+  }
+
+  return {
+    topic,
+    group,
+    pull: tracked(pull),
+    ack: tracked(ack),
+    retry: tracked(retry),
+    deadLetter: tracked(deadLetter),
+    release: tracked(release),
+    extend: tracked(extend),
+    lag: tracked(lag),
+    [Symbol.asyncDispose]: () => closing ??= dispose(),
+  };
+}
+
+/** `$1` topic, `$2` group, `$3` whether a new group begins at the start. */
+const subscribeSql = (schema: string): string =>
+  `select ${schema}.subscribe($1::text, $2::text, $3::boolean) as id`;
+
+/** `$1` group, `$2` consumer, `$3` at most this many, `$4` milliseconds of lease. */
+const pullSql = (schema: string): string =>
+  `select * from ${schema}.pull($1::int, $2::text, $3::int, $4::float8)`;
+
+/** `$1` group, `$2` consumer, `$3` positions, `$4` epochs. */
+const ackSql = (schema: string): string =>
+  `select pos from ${schema}.ack($1::int, $2::text, $3::bigint[], $4::int[]) as pos`;
+
+/** `$1` to `$4` as in {@linkcode ackSql} with one element each, `$5` time of the failure, `$6` error, `$7` failure as JSON. */
+const deadLetterSql = (schema: string): string =>
+  `select d.pos from unnest($3::bigint[], $4::int[]) d(pos, epoch)
+where ${schema}.dead_letter($1::int, $2::text, d.pos, d.epoch, $5::float8, $6::text, $7::text)`;
+
+/** Those of `$3` positions and `$4` epochs that consumer `$2` of group `$1` holds. */
+const held = "d.group_id = $1::int and d.pos = u.pos and d.epoch = u.epoch and d.owner = $2::text";
+
+/** `$1` to `$4` as in {@linkcode ackSql}, `$5` milliseconds to wait, `$6` time of the failure. */
+const retrySql = (schema: string): string =>
+  `update ${schema}.deliveries d set owner = null, redelivered = false, attempt = d.attempt + 1,
+  waiting = $5::float8 > 0, ready_at = clock_timestamp() + $5::float8 * interval '1 millisecond',
+  first_failed_at = coalesce(d.first_failed_at, $6::float8)
+from unnest($3::bigint[], $4::int[]) u(pos, epoch) where ${held} returning d.pos`;
+
+/** `$1` to `$4` as in {@linkcode ackSql}. */
+const releaseSql = (schema: string): string =>
+  `update ${schema}.deliveries d set owner = null, redelivered = false, waiting = false, ready_at = clock_timestamp()
+from unnest($3::bigint[], $4::int[]) u(pos, epoch) where ${held} returning d.pos`;
+
+/** `$1` to `$4` as in {@linkcode ackSql}, `$5` milliseconds of lease. */
+const extendSql = (schema: string): string =>
+  `update ${schema}.deliveries d set ready_at = clock_timestamp() + $5::float8 * interval '1 millisecond'
+from unnest($3::bigint[], $4::int[]) u(pos, epoch) where ${held} returning d.pos`;
+
+/** `$1` group. A delivery that waits for an earlier one of its key, or whose lease ran out, counts as ready. */
+const lagSql = (schema: string): string =>
+  `select count(*) filter (where not waiting or ready_at = 'infinity' or ready_at <= clock_timestamp())::int as ready,
+  count(*) filter (where waiting and owner is not null and ready_at > clock_timestamp())::int as "inFlight",
+  count(*) filter (where waiting and owner is null and ready_at > clock_timestamp() and ready_at < 'infinity')::int
+    as delayed,
+  (select count(*)::int from ${schema}.dead_letters x where x.group_id = $1::int) as dead
+from ${schema}.deliveries where group_id = $1::int`;
+
+interface DeliveryRow extends SqlRow {
+  readonly pos: string | null;
+  readonly id: string;
+  readonly type: string;
+  readonly key: string | null;
+  readonly body: string;
+  readonly epoch: number;
+  readonly attempt: number;
+  readonly redelivered: boolean;
+}
+
+function delivery(topic: string, group: string, row: DeliveryRow): Delivery {
+  const { pos, id, type, key, body, epoch, attempt, redelivered } = row;
+  return {
+    topic,
+    group,
+    id,
+    type,
+    ...optional("key", key),
+    body,
+    attempt,
+    redelivered,
+    token: `${pos}.${epoch}`,
+  };
+}
+
+/** Postgres has no NUL in text. */
+function storable(error: string): string {
+  return error.replaceAll("\u0000", "\ufffd").slice(0, 500);
+}
+
+/** What a token stands for; something no row has if it is not one of ours. */
+function handle(token: string): { readonly pos: bigint; readonly epoch: number } {
+  const [, pos, epoch] = /^(\d{1,18})\.(\d{1,9})$/.exec(token) ?? [];
+  return { pos: BigInt(pos ?? -1), epoch: Number(epoch ?? -1) };
+}
