@@ -22,14 +22,7 @@ interface Rule {
 
 const CORE = ["src/core", "src/ports"];
 /** Each may import those left of it. */
-const PATTERNS = [
-  "src/messaging",
-  "src/sourcing",
-  "src/cqrs",
-  "src/sagas",
-  "src/idempotency",
-  "src/observe",
-];
+const PATTERNS = ["src/messaging", "src/sourcing", "src/cqrs", "src/sagas", "src/idempotency", "src/observe"];
 const EVERYTHING = [
   ...CORE,
   ...PATTERNS,
@@ -46,10 +39,7 @@ export const RULES: Readonly<Record<string, Rule>> = {
   "src/core": { folders: [] },
   "src/ports": { folders: ["src/core"] },
   ...Object.fromEntries(
-    PATTERNS.map((
-      folder,
-      at,
-    ) => [folder, { folders: [...CORE, ...PATTERNS.slice(0, at)] }]),
+    PATTERNS.map((folder, at) => [folder, { folders: [...CORE, ...PATTERNS.slice(0, at)] }]),
   ),
   "src/app": { folders: [...CORE, ...PATTERNS, "src/memory"] },
   "src/memory": { folders: CORE },
@@ -81,11 +71,7 @@ export const RULES: Readonly<Record<string, Rule>> = {
   "adapters/sqs": { folders: CORE, packages: ["aws4fetch"] },
   "adapters/nats": {
     folders: CORE,
-    packages: [
-      "@nats-io/jetstream",
-      "@nats-io/transport-node",
-      "@nats-io/nats-core",
-    ],
+    packages: ["@nats-io/jetstream", "@nats-io/transport-node", "@nats-io/nats-core"],
   },
 };
 
@@ -169,11 +155,7 @@ export function violations(sources: Sources): string[] {
   ]);
 }
 
-function importViolations(
-  path: string,
-  source: string,
-  sources: Sources,
-): string[] {
+function importViolations(path: string, source: string, sources: Sources): string[] {
   const folder = folderOf(path);
   const rule = RULES[folder];
   if (!rule) return [`${path}: the folder ${folder} is in no rule`];
@@ -195,9 +177,7 @@ function importViolations(
       (typeOnly && rule.types?.includes(to));
     if (allowed) return [];
     const only = rule.types?.includes(to) ? " otherwise than as a type" : "";
-    return [
-      `${path}: ${folder} imports ${target}${dynamic ? " dynamically" : ""}${only}`,
-    ];
+    return [`${path}: ${folder} imports ${target}${dynamic ? " dynamically" : ""}${only}`];
   });
 }
 
@@ -235,9 +215,7 @@ export function reach(
 
 /** The package of a bare specifier: `hono` of `hono/factory`, `@a/b` of `@a/b/c`. */
 export function packageOf(specifier: string): string {
-  return specifier.split("/").slice(0, specifier.startsWith("@") ? 2 : 1).join(
-    "/",
-  );
+  return specifier.split("/").slice(0, specifier.startsWith("@") ? 2 : 1).join("/");
 }
 
 /** Path of a relative import, `undefined` for any other. */

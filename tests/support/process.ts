@@ -23,10 +23,7 @@ export interface ScriptProcess extends AsyncDisposable {
    * The next line of its standard output that starts with `prefix`; lines before it are dropped.
    * Rejects after `withinMs` (10 seconds by default), or when the process ends first, with what it wrote.
    */
-  line(
-    prefix?: string,
-    options?: { readonly withinMs?: number },
-  ): Promise<string>;
+  line(prefix?: string, options?: { readonly withinMs?: number }): Promise<string>;
   /** All it wrote so far, both streams. */
   output(): string;
   /** Ends it at once; resolves when it is gone. */
@@ -50,15 +47,8 @@ export interface ScriptOptions {
  * Starts a script: `startScript(new URL("./worker.ts", import.meta.url))`. Name the `.ts` file; where the tests run
  * compiled, its `.js` is taken.
  */
-export function startScript(
-  script: URL,
-  { args = [], env = {} }: ScriptOptions = {},
-): ScriptProcess {
-  const child = spawn(process.execPath, [
-    ...runArguments(),
-    scriptPath(script),
-    ...args,
-  ], {
+export function startScript(script: URL, { args = [], env = {} }: ScriptOptions = {}): ScriptProcess {
+  const child = spawn(process.execPath, [...runArguments(), scriptPath(script), ...args], {
     env: { ...process.env, ...env },
     stdio: ["pipe", "pipe", "pipe"],
   });
@@ -89,10 +79,7 @@ export function startScript(
   ended.then(() => process.removeListener("exit", onExit));
 
   /** Stops taking lines once `wanted` says so, or a wait that timed out would swallow the line of the next one. */
-  async function nextLine(
-    prefix: string,
-    wanted: () => boolean,
-  ): Promise<string> {
+  async function nextLine(prefix: string, wanted: () => boolean): Promise<string> {
     while (wanted()) {
       for (let line = lines.shift(); line !== undefined; line = lines.shift()) {
         if (line.startsWith(prefix)) return line;

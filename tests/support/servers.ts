@@ -67,9 +67,7 @@ export interface PostgresOptions {
 }
 
 /** A private Redis with an append-only file and no eviction. */
-export async function startRedis(
-  options: RedisOptions = {},
-): Promise<PrivateServer> {
+export async function startRedis(options: RedisOptions = {}): Promise<PrivateServer> {
   const binary = redisBinary();
   if (!binary) {
     throw new Error("Cannot start Redis: expected redis-server on the PATH");
@@ -111,9 +109,7 @@ export async function startRedis(
  * A private Postgres: one superuser `millstream` without password, on loopback only. As root it runs as the user
  * `postgres`, since it refuses to run as root.
  */
-export async function startPostgres(
-  options: PostgresOptions = {},
-): Promise<PrivateServer> {
+export async function startPostgres(options: PostgresOptions = {}): Promise<PrivateServer> {
   const bin = postgresBinaries();
   if (!bin) {
     throw new Error(
@@ -132,20 +128,12 @@ export async function startPostgres(
     jit: "off",
     ...options.settings,
   };
-  const args = Object.entries(settings).flatMap((
-    [name, value],
-  ) => ["-c", `${name}=${value}`]);
+  const args = Object.entries(settings).flatMap(([name, value]) => ["-c", `${name}=${value}`]);
   return await start({
     url: `postgres://millstream@127.0.0.1:${port}/postgres`,
     port,
     folder,
-    command: [
-      ...asPostgres(options.diesWithParent),
-      join(bin, "postgres"),
-      "-D",
-      data,
-      ...args,
-    ],
+    command: [...asPostgres(options.diesWithParent), join(bin, "postgres"), "-D", data, ...args],
     endSignal: "SIGINT", // fast shutdown: does not wait for clients
     ready: (log) => log.includes("ready to accept connections"),
   });
@@ -166,9 +154,7 @@ export function postgresBinaries(): string | undefined {
   const folders = initdb ? [dirname(realpathSync(initdb))] : [];
   const versions = existsSync("/usr/lib/postgresql") ? readdirSync("/usr/lib/postgresql") : [];
   versions.sort((a, b) => Number(b) - Number(a));
-  folders.push(
-    ...versions.map((version) => `/usr/lib/postgresql/${version}/bin`),
-  );
+  folders.push(...versions.map((version) => `/usr/lib/postgresql/${version}/bin`));
   return folders.find((folder) =>
     isExecutable(join(folder, "initdb")) &&
     isExecutable(join(folder, "postgres"))
@@ -263,10 +249,7 @@ function launch({ command: [file = "", ...args], folder }: Recipe): Running {
     }),
   };
   for (const stream of [child.stdout, child.stderr]) {
-    stream?.on(
-      "data",
-      (chunk) => running.log = (running.log + String(chunk)).slice(-20_000),
-    );
+    stream?.on("data", (chunk) => running.log = (running.log + String(chunk)).slice(-20_000));
   }
   return running;
 }
@@ -373,14 +356,7 @@ function makeCluster(bin: string, folder: string, data: string): void {
 function asPostgres(diesWithParent = false): string[] {
   if (!isRoot()) return parentDeath(diesWithParent, "INT");
   const death = diesWithParent ? ["--pdeathsig", "INT"] : [];
-  return [
-    "setpriv",
-    "--reuid=postgres",
-    "--regid=postgres",
-    "--init-groups",
-    ...death,
-    "--",
-  ];
+  return ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", ...death, "--"];
 }
 
 /** Only safe where the thread that starts the process lives as long as the whole process, as in Node. */
@@ -400,9 +376,7 @@ function plainEnv(): Record<string, string> {
 
 function onPath(name: string): string | undefined {
   const folders = (process.env.PATH ?? "").split(delimiter);
-  return folders.filter(Boolean).map((folder) => join(folder, name)).find(
-    isExecutable,
-  );
+  return folders.filter(Boolean).map((folder) => join(folder, name)).find(isExecutable);
 }
 
 function isExecutable(path: string): boolean {
@@ -423,9 +397,7 @@ export async function freePort(): Promise<number> {
     const port = 10_000 + Math.floor(Math.random() * 22_000);
     if (await isFree(port)) return port;
   }
-  throw new Error(
-    "Cannot find a free port: 100 attempts between 10000 and 32000",
-  );
+  throw new Error("Cannot find a free port: 100 attempts between 10000 and 32000");
 }
 
 function isFree(port: number): Promise<boolean> {

@@ -24,10 +24,7 @@ export async function eventually<T>(
   let last: unknown = new Error("it was false all the time");
   do {
     try {
-      const value = await within(
-        Math.max(1, deadline - performance.now()),
-        look(),
-      );
+      const value = await within(Math.max(1, deadline - performance.now()), look());
       if (value !== false) return value as Exclude<T, false>;
     } catch (error) {
       last = error;
@@ -39,11 +36,7 @@ export async function eventually<T>(
 }
 
 /** Settles as `work` does, or rejects after `ms` milliseconds. */
-export function within<T>(
-  ms: number,
-  work: T | Promise<T>,
-  what = "no answer",
-): Promise<T> {
+export function within<T>(ms: number, work: T | Promise<T>, what = "no answer"): Promise<T> {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(
       () => reject(new Error(`${what} after ${Math.round(ms)} ms`)),

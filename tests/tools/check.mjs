@@ -83,9 +83,7 @@ export async function runChecks({ quiet = false } = {}) {
     });
     if (quiet) continue;
     const color = outcome === "passed" ? "green" : outcome === "failed" ? "red" : "yellow";
-    console.log(
-      `${paint(color, outcome.padEnd(7))} ${name} (${seconds(ms)})${skip ? `: ${skip}` : ""}`,
-    );
+    console.log(`${paint(color, outcome.padEnd(7))} ${name} (${seconds(ms)})${skip ? `: ${skip}` : ""}`);
     if (outcome === "failed") {
       console.log(results.at(-1)?.detail.replace(/^/gm, "    "));
     }
@@ -177,9 +175,7 @@ async function pack() {
 
 /** Imports every export of the packed library by name, with this Node. @returns {Promise<Verdict>} */
 async function smoke() {
-  const script = importAll(
-    readFileSync(`${PACKAGE}/node_modules/millstream/package.json`, "utf8"),
-  );
+  const script = importAll(readFileSync(`${PACKAGE}/node_modules/millstream/package.json`, "utf8"));
   return await run(
     process.execPath,
     ["--input-type=module", "--eval", script],

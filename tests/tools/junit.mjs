@@ -25,11 +25,7 @@ function readCases(xml) {
   /** @type {Case | undefined} */
   let open;
   let text = "";
-  for (
-    const [, closing, tag, attributes, selfClosing, chars] of xml.matchAll(
-      TOKEN,
-    )
-  ) {
+  for (const [, closing, tag, attributes, selfClosing, chars] of xml.matchAll(TOKEN)) {
     if (chars !== undefined) {
       text += chars;
       continue;
@@ -104,10 +100,7 @@ function readable(text) {
   if (!/ERR_TEST_FAILURE/.test(lines.slice(0, 2).join()) || cause < 0) {
     return lines.join("\n").trim();
   }
-  return lines.slice(cause, -1).join("\n").replace(/^\s+cause: /, "").replace(
-    /^ {2}/gm,
-    "",
-  ).trim();
+  return lines.slice(cause, -1).join("\n").replace(/^\s+cause: /, "").replace(/^ {2}/gm, "").trim();
 }
 
 /** @param {string | undefined} attributes @param {string} name */

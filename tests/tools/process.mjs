@@ -30,11 +30,7 @@ const cleanups = [];
  * may take, 10 minutes by default. `echo`: also writes the output through.
  * @returns {Promise<Ended>} Never rejects: a command that cannot be started ends with code 127.
  */
-export function run(
-  command,
-  args,
-  { cwd, env = process.env, limitMs = 600_000, echo = false } = {},
-) {
+export function run(command, args, { cwd, env = process.env, limitMs = 600_000, echo = false } = {}) {
   return new Promise((resolve) => {
     const started = performance.now();
     const child = spawn(command, args, {
@@ -107,9 +103,7 @@ export async function cleanUp() {
     try {
       await cleanups.pop()?.();
     } catch (error) {
-      console.error(
-        `Clean-up failed: ${error instanceof Error ? error.message : error}`,
-      );
+      console.error(`Clean-up failed: ${error instanceof Error ? error.message : error}`);
     }
   }
 }

@@ -76,9 +76,7 @@ export class Progress {
       const bar = paint(failed > 0 ? "red" : "green", "█".repeat(filled)) +
         "░".repeat(20 - filled);
       const text = ` ${done}/${total}${failed > 0 ? ` ${failed} failed` : ""}  ${[...current].join(" ")}`;
-      process.stdout.write(
-        `${name.padEnd(16)} ${bar}${text.slice(0, Math.max(0, width - 40))}\n`,
-      );
+      process.stdout.write(`${name.padEnd(16)} ${bar}${text.slice(0, Math.max(0, width - 40))}\n`);
       this.#shown++;
     }
   }

@@ -45,9 +45,7 @@ export async function findRuntimes(wanted) {
   const known = CANDIDATES.map(({ id }) => id);
   const unknown = wanted.find((id) => !known.includes(id));
   if (unknown) {
-    throw new Error(
-      `Cannot run on "${unknown}": expected one of ${known.join(", ")}`,
-    );
+    throw new Error(`Cannot run on "${unknown}": expected one of ${known.join(", ")}`);
   }
   return { runtimes, missing };
 }
@@ -89,10 +87,7 @@ const CANDIDATES = [
     label: "deno",
     hint: 'its install script may have been refused: run "npm rebuild deno" in tests/',
     binaries: () => [`${MODULES}/deno/deno`, ...platformPackages("@deno", "deno")],
-    args: (
-      file,
-      report,
-    ) => [
+    args: (file, report) => [
       "test",
       "-A",
       "--no-check",

@@ -204,9 +204,7 @@ async function getService(service, servers) {
       if ("url" in got) return got;
       reasons.push(got.reason);
     } catch (error) {
-      reasons.push(
-        String(error instanceof Error ? error.message : error).trim(),
-      );
+      reasons.push(String(error instanceof Error ? error.message : error).trim());
     }
   }
   return { reason: [...new Set(reasons)].join("; ") };
@@ -233,11 +231,7 @@ async function fromBinary({ find, start }, servers) {
 /** Containers are held by a process on the newer Node of the tests, which testcontainers needs. */
 /** @param {Service} service */
 async function fromDocker({ container }) {
-  const engine = await run("docker", [
-    "version",
-    "--format",
-    "{{.Server.Version}}",
-  ], { limitMs: 15_000 });
+  const engine = await run("docker", ["version", "--format", "{{.Server.Version}}"], { limitMs: 15_000 });
   if (engine.code !== 0 && !process.env.DOCKER_HOST) {
     return { reason: "no Docker engine answers" };
   }
@@ -256,10 +250,7 @@ async function fromDocker({ container }) {
     const answer = JSON.parse(line);
     if (answer.error) return { reason: `Docker: ${answer.error}` };
     return {
-      url: container.url.replace("HOST", answer.host).replace(
-        "PORT",
-        answer.port,
-      ),
+      url: container.url.replace("HOST", answer.host).replace("PORT", answer.port),
       from: `Docker, ${container.image}`,
     };
   }
@@ -319,14 +310,7 @@ async function aptGet(name) {
   }
   const undo = refuseToStartServices();
   try {
-    const args = [
-      ...lock,
-      "install",
-      "-y",
-      "-q",
-      "--no-install-recommends",
-      name,
-    ];
+    const args = [...lock, "install", "-y", "-q", "--no-install-recommends", name];
     const { code, output } = await run("apt-get", args, { env });
     return code === 0
       ? undefined

@@ -34,14 +34,8 @@ if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
       ["install", "--no-audit", "--no-fund", `./${archive}`],
       folder,
     );
-    const script = importAll(
-      readFileSync(`${folder}/node_modules/millstream/package.json`, "utf8"),
-    );
-    await step(
-      process.execPath,
-      ["--input-type=module", "--eval", script],
-      folder,
-    );
+    const script = importAll(readFileSync(`${folder}/node_modules/millstream/package.json`, "utf8"));
+    await step(process.execPath, ["--input-type=module", "--eval", script], folder);
     console.log(`${archive} works on Node ${process.version}`);
   } finally {
     rmSync(folder, { recursive: true, force: true });

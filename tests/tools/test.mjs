@@ -57,9 +57,7 @@ async function main() {
     return 0;
   }
   if (files.length === 0) {
-    throw new Error(
-      `Cannot find a test file whose path contains ${options.filters.join(" or ")}`,
-    );
+    throw new Error(`Cannot find a test file whose path contains ${options.filters.join(" or ")}`);
   }
 
   await installTools();
@@ -69,27 +67,18 @@ async function main() {
   if (!options.skipChecks) {
     tallies.set("checks", tallyChecks(await runChecks()));
   } else await compileOnly();
-  const { env, absent } = await prepareServices(
-    files,
-    options.filters.length > 0,
-  );
+  const { env, absent } = await prepareServices(files, options.filters.length > 0);
 
   const results = await runFiles(runtimes, files, { ...options, env });
   for (const runtime of runtimes) {
     tallies.set(
       runtime.name,
-      tallyFiles(
-        results.filter((result) => result.runtime === runtime),
-        lostTests(results),
-      ),
+      tallyFiles(results.filter((result) => result.runtime === runtime), lostTests(results)),
     );
   }
   tallies.set(
     "machine",
-    tallyMissing([
-      ...absent,
-      ...missing.map(({ id, reason }) => ({ name: id, reason })),
-    ]),
+    tallyMissing([...absent, ...missing.map(({ id, reason }) => ({ name: id, reason }))]),
   );
   return report(tallies, performance.now() - started);
 }
@@ -129,9 +118,7 @@ function readOptions() {
 function positive(option, text) {
   const value = Number(text);
   if (Number.isInteger(value) && value > 0) return value;
-  throw new Error(
-    `Cannot use ${option}=${text}: expected a whole number from 1`,
-  );
+  throw new Error(`Cannot use ${option}=${text}: expected a whole number from 1`);
 }
 
 async function compileOnly() {
@@ -275,9 +262,7 @@ function report(tallies, ms) {
   const passed = all.reduce((sum, tally) => sum + tally.passed, 0);
   console.log("");
   if (skipped.length > 0) {
-    console.log(
-      `${paint("yellow", "Skipped")}\n${skippedLines(skipped).join("\n")}\n`,
-    );
+    console.log(`${paint("yellow", "Skipped")}\n${skippedLines(skipped).join("\n")}\n`);
   }
   if (failed.length > 0) {
     console.log(
@@ -295,9 +280,7 @@ function report(tallies, ms) {
     }
   }
   console.log(`in ${seconds(ms)}\n`);
-  console.log(
-    `${passed} passed, ${failed.length} failed, ${skipped.length} skipped`,
-  );
+  console.log(`${passed} passed, ${failed.length} failed, ${skipped.length} skipped`);
   return failed.length > 0 || passed === 0 ? 1 : 0;
 }
 

@@ -14,18 +14,14 @@ describe("the core, bundled for a browser", () => {
   test("needs nothing from outside and stays under 15 KB compressed", () => {
     const { code, outside } = bundle("mod.ts");
     const size = gzipSync(code, { level: 9 }).length;
-    console.log(
-      `# mod.ts bundled, minified and compressed: ${(size / 1024).toFixed(1)} KB`,
-    );
+    console.log(`# mod.ts bundled, minified and compressed: ${(size / 1024).toFixed(1)} KB`);
     assert.deepEqual(outside, []);
     assert.ok(size <= LIMIT, `${size} bytes, the limit is ${LIMIT}`);
   });
 });
 
 /** Bundles with esbuild, which fails on an import it cannot resolve. */
-function bundle(
-  entry: string,
-): { readonly code: Uint8Array; readonly outside: string[] } {
+function bundle(entry: string): { readonly code: Uint8Array; readonly outside: string[] } {
   const folder = mkdtempSync(join(tmpdir(), "bundle-"));
   try {
     const [code, meta] = [join(folder, "out.js"), join(folder, "meta.json")];

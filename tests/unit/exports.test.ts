@@ -17,11 +17,7 @@ const DRIVERS: Readonly<Record<string, readonly string[]>> = {
   "./kafka": ["kafkajs", "@platformatic/kafka"],
   "./rabbitmq": ["amqplib"],
   "./sqs": ["aws4fetch"],
-  "./nats": [
-    "@nats-io/jetstream",
-    "@nats-io/transport-node",
-    "@nats-io/nats-core",
-  ],
+  "./nats": ["@nats-io/jetstream", "@nats-io/transport-node", "@nats-io/nats-core"],
 };
 
 describe("package.json and deno.json", () => {
@@ -57,11 +53,7 @@ describe("package.json and deno.json", () => {
 });
 
 describe("each export", () => {
-  for (
-    const [name, source] of Object.entries(
-      jsr.exports as Record<string, string>,
-    )
-  ) {
+  for (const [name, source] of Object.entries(jsr.exports as Record<string, string>)) {
     test(`${name} is the same file in both, and exists`, () => {
       assert.ok(inProject(source), `${source} does not exist`);
       const built = `./dist/${source.slice(2).replace(/\.ts$/, "")}`;
@@ -72,9 +64,7 @@ describe("each export", () => {
     });
 
     test(`${name} loads no other's driver`, () => {
-      const packages = [...reach(source.slice(2), sources).outside].map(
-        packageOf,
-      );
+      const packages = [...reach(source.slice(2), sources).outside].map(packageOf);
       const foreign = packages.filter((found) => !DRIVERS[name]?.includes(found));
       assert.deepEqual(foreign, []);
     });

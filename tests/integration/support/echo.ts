@@ -8,6 +8,4 @@ createInterface({ input: process.stdin }).on("line", (line) => {
   if (line === "end") process.exit(7);
   say(`heard ${line}`);
 });
-say(
-  `ready ${process.argv[2]} ${process.env.COLOR} ${"Deno" in globalThis} ${"Bun" in globalThis}`,
-);
+say(`ready ${process.argv[2]} ${process.env.COLOR} ${"Deno" in globalThis} ${"Bun" in globalThis}`);

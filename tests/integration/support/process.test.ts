@@ -33,10 +33,7 @@ describe("a script as a process of its own", () => {
     await script.line("ready");
     script.sigstop();
     script.send("late");
-    await assert.rejects(
-      script.line("heard", { withinMs: 200 }),
-      /"heard" was not said after 200 ms/,
-    );
+    await assert.rejects(script.line("heard", { withinMs: 200 }), /"heard" was not said after 200 ms/);
     script.sigcont();
     assert.equal(await script.line("heard"), "heard late");
     await script.terminate();

@@ -51,10 +51,7 @@ describe("a private Redis", { skip: redisServer.skip }, () => {
   });
 
   test("reports what the server said if it cannot start", async () => {
-    await assert.rejects(
-      startRedis({ args: ["--no-such-option", "1"] }),
-      /no-such-option/,
-    );
+    await assert.rejects(startRedis({ args: ["--no-such-option", "1"] }), /no-such-option/);
   });
 });
 
