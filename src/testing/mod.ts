@@ -1,8 +1,14 @@
 /**
- * Tools for tests: the conformance suites that every broker and store of Millstream passes.
+ * Tools for tests: the conformance suites that every broker and store of Millstream passes, and a clock that stands
+ * still until it is told to go on.
  *
  * @module
  */
 export { brokerConformance } from "./conformance/broker.ts";
 export type { BrokerConformanceOptions, BrokerUnderTest } from "./conformance/broker.ts";
+export { eventStoreConformance } from "./conformance/event_store.ts";
+export { storeConformance } from "./conformance/store.ts";
+export type { StoreConformanceOptions, StoreUnderTest } from "./conformance/store_world.ts";
 export type { TestRunner, TestRunnerOptions } from "./runner.ts";
+export { virtualClock } from "./virtual_clock.ts";
+export type { VirtualClock } from "./virtual_clock.ts";

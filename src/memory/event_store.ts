@@ -1,0 +1,217 @@
+/**
+ * Events in memory.
+ *
+ * @module
+ */
+import { checkRange } from "../core/backoff.ts";
+import { aborted, type Clock } from "../core/clock.ts";
+import { describe, MillstreamError } from "../core/errors.ts";
+import { checkName } from "../core/names.ts";
+import type {
+  AllPage,
+  AllReadOptions,
+  AppendResult,
+  EventStore,
+  EventToAppend,
+  ExpectedVersion,
+  StoredEvent,
+  StreamAppend,
+  StreamReadOptions,
+} from "../ports/event_store.ts";
+import type { Bell } from "./bell.ts";
+import type { OutboxRows } from "./outbox.ts";
+import type { Session } from "./session.ts";
+
+/** All events of a store. */
+export interface EventRows {
+  readonly streams: Map<string, Stream>;
+  /** By position. */
+  readonly all: Recording[];
+  lastPosition: bigint;
+}
+
+interface Stream {
+  readonly events: StoredEvent[];
+  readonly versions: Map<string, number>; // by event id
+}
+
+interface Recording {
+  readonly event: StoredEvent;
+  readonly correlationId: string | undefined;
+  readonly at: number;
+}
+
+/** No events. */
+export function eventRows(): EventRows {
+  return { streams: new Map(), all: [], lastPosition: 0n };
+}
+
+/** What the event store works with. */
+export interface EventStoreSetting {
+  readonly rows: EventRows;
+  readonly outbox: OutboxRows;
+  readonly clock: Clock;
+  /** Rung with the name `""` after each commit that added events. */
+  readonly appended: Bell;
+  /** Whether reads may wait for events. Not inside a transaction, during which nobody else can append. */
+  readonly waits: boolean;
+}
+
+/** The event store port on a session. */
+export function memoryEventStore(
+  session: Session,
+  { rows, outbox, clock, appended, waits }: EventStoreSetting,
+): EventStore {
+  function append(appends: readonly StreamAppend[]): readonly AppendResult[] {
+    const results = appends.map((one) => earlierResult(rows, one) ?? appendOne(one));
+    session.onCommit(() => appended.ring(""));
+    return results;
+  }
+
+  function appendOne({ stream: name, expected, events }: StreamAppend): AppendResult {
+    const stream = rows.streams.get(name);
+    const current = stream?.events.length ?? 0;
+    if (!fits(expected, current)) throw conflict(name, expected, current);
+    for (const event of events) add(name, event);
+    return { stream: name, version: current + events.length, position: rows.lastPosition };
+  }
+
+  function add(name: string, { topic, correlationId, id, type, key, body }: EventToAppend): void {
+    const stream: Stream = rows.streams.get(name) ?? { events: [], versions: new Map() };
+    rows.streams.set(name, stream);
+    if (stream.versions.has(id)) throw repeatedId(name, id);
+    const message = key === undefined ? { id, type, body } : { id, type, key, body };
+    const position = ++rows.lastPosition; // not given back by a rollback: positions may have gaps
+    const event: StoredEvent = Object.freeze({
+      ...message,
+      stream: name,
+      version: stream.events.length + 1,
+      position,
+    });
+    session.undo(() => {
+      rows.all.pop();
+      stream.events.pop();
+      stream.versions.delete(id);
+    });
+    rows.all.push({ event, correlationId, at: clock.now() });
+    stream.events.push(event);
+    stream.versions.set(id, event.version);
+    if (topic !== undefined) outbox.add(session, { ...message, topic }, clock.now());
+  }
+
+  function readAll(after: bigint, options: AllReadOptions): AllPage {
+    const events: StoredEvent[] = [];
+    const matches = filter(options);
+    let position = after;
+    for (let at = firstAfter(rows.all, after); at < rows.all.length && events.length < options.limit; at++) {
+      const recording = rows.all[at]!;
+      position = recording.event.position;
+      if (matches(recording)) events.push(recording.event);
+    }
+    return { events, position };
+  }
+
+  return {
+    async append(appends) {
+      checkAppends(appends);
+      return await session.run(() => append(appends));
+    },
+    async readStream(stream, options = {}) {
+      checkName("stream", stream);
+      if (options.signal?.aborted) throw aborted(options.signal);
+      return await session.run(() => slice(rows.streams.get(stream)?.events ?? [], options));
+    },
+    async readAll(after, options) {
+      const { limit, waitMs = 0, signal } = options;
+      checkRange("limit", limit, 1, 1_000_000, true);
+      if (signal?.aborted) throw aborted(signal);
+      const end = clock.monotonic() + waitMs;
+      let page = await session.run(() => readAll(after, options));
+      for (let left = waitMs; waits && page.events.length === 0 && left > 0; left = end - clock.monotonic()) {
+        await appended.wait("", left, signal);
+        page = await session.run(() => readAll(page.position, options));
+      }
+      return page;
+    },
+  };
+}
+
+/** What an append returned before, if exactly its events are in the stream one after another. */
+function earlierResult(
+  { streams }: EventRows,
+  { stream: name, events }: StreamAppend,
+): AppendResult | undefined {
+  const stream = streams.get(name);
+  const first = stream?.versions.get(events[0]!.id);
+  if (!stream || first === undefined) return undefined;
+  if (!events.every(({ id }, index) => stream.versions.get(id) === first + index)) return undefined;
+  const last = stream.events[first + events.length - 2]!;
+  return { stream: name, version: last.version, position: last.position };
+}
+
+function fits(expected: ExpectedVersion, current: number): boolean {
+  if (expected === "any") return true;
+  if (expected === "exists") return current > 0;
+  return current === (expected === "none" ? 0 : expected);
+}
+
+function slice(events: readonly StoredEvent[], options: StreamReadOptions): readonly StoredEvent[] {
+  const { backwards = false, limit = 10_000, from = backwards ? events.length : 1 } = options;
+  checkRange("limit", limit, 1, 1_000_000, true);
+  checkRange("from", from, 0, Number.MAX_SAFE_INTEGER, true);
+  if (!backwards) return events.slice(Math.max(0, from - 1), Math.max(0, from - 1) + limit);
+  const end = Math.min(from, events.length);
+  return events.slice(Math.max(0, end - limit), end).reverse();
+}
+
+function filter({ types, correlationId, since }: AllReadOptions): (recording: Recording) => boolean {
+  const wanted = types && new Set(types);
+  return (recording) =>
+    (!wanted || wanted.has(recording.event.type)) &&
+    (correlationId === undefined || recording.correlationId === correlationId) &&
+    (since === undefined || recording.at >= since);
+}
+
+function firstAfter(all: readonly Recording[], position: bigint): number {
+  let low = 0;
+  for (let high = all.length; low < high;) {
+    const middle = (low + high) >> 1;
+    if (all[middle]!.event.position <= position) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+function checkAppends(appends: readonly StreamAppend[]): void {
+  if (appends.length === 0) throw badAppend("it names no stream");
+  const named = new Set<string>();
+  for (const { stream, events, expected } of appends) {
+    checkName("stream", stream);
+    if (events.length === 0) throw badAppend(`it has no events for stream "${stream}"`);
+    if (named.has(stream)) throw badAppend(`it names stream "${stream}" twice`);
+    if (typeof expected === "number") checkRange("expected", expected, 0, Number.MAX_SAFE_INTEGER, true);
+    named.add(stream);
+  }
+}
+
+function badAppend(why: string): MillstreamError {
+  return new MillstreamError("INVALID_ARGUMENT", `Cannot append: ${why}`);
+}
+
+function repeatedId(stream: string, id: string): MillstreamError {
+  return new MillstreamError(
+    "INVALID_ARGUMENT",
+    `Cannot append to stream "${stream}": it has an event with id ${
+      describe(id)
+    }, but not the others of this append after it`,
+    { details: { stream, id } },
+  );
+}
+
+function conflict(stream: string, expected: ExpectedVersion, current: number): MillstreamError {
+  return new MillstreamError(
+    "CONCURRENCY_CONFLICT",
+    `Cannot append to stream "${stream}": expected version ${expected}, got ${current}`,
+    { details: { stream, expected, current } },
+  );
+}

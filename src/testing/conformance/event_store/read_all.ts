@@ -1,0 +1,193 @@
+/**
+ * Reading the whole store: order, filters, waiting.
+ *
+ * @module
+ */
+import type { AllReadOptions, StoredEvent } from "../../../ports/event_store.ts";
+import { deepEqual, equal, eventually, ok, rejects } from "../../assert.ts";
+import { idsOf } from "../messages.ts";
+import type { StoreSuite, StoreWorld } from "../store_world.ts";
+
+/** Registers the tests about {@linkcode EventStore.readAll}. */
+export function readAllTests({ test }: StoreSuite): void {
+  test("reads all streams in order of position, page by page, each event once", async (world) => {
+    const { events } = world.store;
+    const streams = [world.unique("a"), world.unique("b"), world.unique("c")];
+    const appended: string[] = [];
+    for (let n = 0; n < 12; n++) {
+      const some = world.events(n % 3 + 1);
+      await events.append([{ stream: streams[n % 3]!, expected: "any", events: some }]);
+      appended.push(...idsOf(some));
+    }
+    for (const limit of [1, 5, 1_000]) {
+      const read = await readUntil(world, appended.length, { limit });
+      deepEqual(idsOf(read), appended, `ids, ${limit} at a time`);
+      checkOrder(read);
+    }
+  });
+
+  test("finds events by type, correlation id and time", async (world) => {
+    const { events } = world.store;
+    const stream = world.unique("s");
+    const a = world.event({}, { type: "a.happened" });
+    const b = { ...world.event({}, { type: "b.happened" }), correlationId: "c-1" };
+    const c = { ...world.event({}, { type: "c.happened" }), correlationId: "c-2" };
+    await events.append([{ stream, expected: 0, events: [a, b, c] }]);
+    await world.sleep(60);
+    const since = world.clock.now();
+    await world.sleep(60);
+    const d = { ...world.event({}, { type: "a.happened" }), correlationId: "c-1" };
+    await events.append([{ stream, expected: 3, events: [d] }]);
+    await readUntil(world, 4, { limit: 10 });
+    const find = async (options: Omit<AllReadOptions, "limit">): Promise<readonly string[]> =>
+      idsOf((await events.readAll(0n, { limit: 10, ...options })).events);
+    deepEqual(await find({ types: ["a.happened"] }), idsOf([a, d]), "one type");
+    deepEqual(await find({ types: ["c.happened", "b.happened"] }), idsOf([b, c]), "two types");
+    deepEqual(await find({ types: ["nothing.happened"] }), [], "a type that does not exist");
+    deepEqual(await find({ correlationId: "c-1" }), idsOf([b, d]), "one correlation id");
+    deepEqual(await find({ correlationId: "c-3" }), [], "a correlation id that does not exist");
+    deepEqual(await find({ since: 0 }), idsOf([a, b, c, d]), "since ever");
+    deepEqual(await find({ since }), idsOf([d]), "since a moment ago");
+    deepEqual(await find({ since: since + 3_600_000 }), [], "since the future");
+    deepEqual(await find({ types: ["a.happened"], correlationId: "c-1", since }), idsOf([d]), "all three");
+    const page = await events.readAll(0n, { limit: 1, types: ["a.happened"] });
+    deepEqual(idsOf(page.events), [a.id], "the first of a type");
+    const next = await events.readAll(page.position, { limit: 1, types: ["a.happened"] });
+    deepEqual(idsOf(next.events), [d.id], "the next of a type");
+  });
+
+  test("moves on past events that do not match", async (world) => {
+    const { events } = world.store;
+    const stream = world.unique("s");
+    const results = await events.append([{ stream, expected: 0, events: world.events(50) }]);
+    const last = results[0]!.position;
+    let position = 0n;
+    await eventually(world.clock, world.patienceMs, "the position is that of the last event", async () => {
+      const page = await events.readAll(position, { limit: 10, types: ["nothing.happened"] });
+      deepEqual(page.events, [], "events");
+      ok(page.position >= position, "the position never goes back");
+      position = page.position;
+      return position >= last;
+    });
+    equal((await events.readAll(position, { limit: 10 })).events.length, 0, "events after it");
+    const [next] = await events.append([{ stream, expected: 50, events: world.events(1) }]);
+    ok(next!.position > position, "what is appended later comes after it");
+  });
+
+  test("waits for the next event, and returns when the time is up", async (world) => {
+    const { events } = world.store;
+    const other = await world.connect();
+    const stream = world.unique("s");
+    const [first] = await events.append([{ stream, expected: 0, events: world.events(1) }]);
+    await readUntil(world, 1, { limit: 10 });
+    const start = world.clock.monotonic();
+    const empty = await events.readAll(first!.position, { limit: 10, waitMs: 200 });
+    deepEqual(empty.events, [], "events before the next append");
+    ok(world.clock.monotonic() - start >= 190, "the read did not wait");
+    ok(empty.position >= first!.position, "the position never goes back");
+
+    const types = ["awaited.happened"];
+    const reading = events.readAll(empty.position, { limit: 10, waitMs: world.patienceMs, types });
+    await world.sleep(100);
+    await other.events.append([{ stream, expected: 1, events: world.events(3) }]);
+    const appended = world.clock.monotonic();
+    const awaited = world.event({}, { type: "awaited.happened" });
+    await other.events.append([{ stream, expected: 4, events: [awaited] }]);
+    const found = [...(await reading).events];
+    for (let { position } = await reading; found.length === 0;) {
+      const page = await events.readAll(position, { limit: 10, waitMs: world.patienceMs, types });
+      found.push(...page.events);
+      position = page.position;
+    }
+    deepEqual(idsOf(found), [awaited.id], "what the waiting read gets");
+    ok(world.clock.monotonic() - appended < 3_000, "the waiting read did not notice the append");
+  });
+
+  test("stops waiting by its signal", async (world) => {
+    const { events } = world.store;
+    const controller = new AbortController();
+    const { signal } = controller;
+    const reading = rejects(events.readAll(0n, { limit: 1, waitMs: 60_000, signal }), "ABORTED", "readAll");
+    await world.sleep(100);
+    controller.abort();
+    await reading;
+    await rejects(events.readAll(0n, { limit: 1, signal }), "ABORTED", "readAll with an aborted signal");
+  });
+
+  test("never skips and never inverts, while transactions of different length commit and roll back", async (world) => {
+    const stores = [world.store, await world.connect()];
+    const streams = Array.from({ length: 4 }, () => world.unique("s"));
+    const rollback = new Error("rolled back on purpose");
+    const committed: string[] = [];
+    let writing = true;
+    async function write(writer: number): Promise<void> {
+      for (let n = 0; n < 8; n++) {
+        const some = world.events(1 + n % 2);
+        const pause = (writer * 7 + n * 13) % 23;
+        const work = stores[writer % 2]!.transaction(async ({ events, inbox }) => {
+          // A writer that touches something else first has an older transaction than its place in the stream suggests.
+          if (n % 3 === 0) await inbox.record(`group-${writer}`, `m-${n}`);
+          await world.sleep(pause);
+          await events.append([{ stream: streams[(writer + n) % 4]!, expected: "any", events: some }]);
+          await world.sleep(22 - pause);
+          if (n === 5) throw rollback;
+          return idsOf(some);
+        });
+        committed.push(
+          ...await work.catch((error) => {
+            if (error !== rollback) throw error;
+            return [];
+          }),
+        );
+      }
+    }
+    async function tail(): Promise<readonly StoredEvent[]> {
+      const read: StoredEvent[] = [];
+      for (let position = 0n, quiet = 0; quiet < 3;) {
+        const page = await world.store.events.readAll(position, { limit: 7, waitMs: 50 });
+        ok(page.position >= position, "the position never goes back");
+        read.push(...page.events);
+        position = page.position;
+        quiet = writing || page.events.length > 0 || read.length < committed.length ? 0 : quiet + 1;
+      }
+      return read;
+    }
+    const writers = Promise.all([0, 1, 2, 3, 4, 5].map(write)).finally(() => writing = false);
+    const [read] = await Promise.all([tail(), writers]);
+    deepEqual([...idsOf(read)].sort(), committed.sort(), "events read while they were written");
+    checkOrder(read);
+  });
+}
+
+async function readUntil(
+  world: StoreWorld,
+  count: number,
+  options: AllReadOptions,
+): Promise<readonly StoredEvent[]> {
+  const all: StoredEvent[] = [];
+  let position = 0n;
+  await eventually(world.clock, world.patienceMs, `${count} events in the store`, async () => {
+    for (let length = 1; length > 0;) {
+      const page = await world.store.events.readAll(position, options);
+      ok(
+        page.events.length <= options.limit,
+        `a page of at most ${options.limit} has ${page.events.length} events`,
+      );
+      length = page.events.length;
+      all.push(...page.events);
+      position = page.position;
+    }
+    return all.length >= count;
+  });
+  return all;
+}
+
+/** Positions increase, and so do the versions of each stream, without gaps. */
+function checkOrder(events: readonly StoredEvent[]): void {
+  const versions = new Map<string, number>();
+  for (const [index, { position, stream, version }] of events.entries()) {
+    if (index > 0) ok(position > events[index - 1]!.position, "positions increase");
+    equal(version, (versions.get(stream) ?? 0) + 1, `next version of ${stream}`);
+    versions.set(stream, version);
+  }
+}

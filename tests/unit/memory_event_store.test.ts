@@ -1,0 +1,12 @@
+import { test } from "node:test";
+import { memoryStore } from "../../src/memory/store.ts";
+import { eventStoreConformance } from "../../src/testing/mod.ts";
+
+await eventStoreConformance({
+  test,
+  // deno-lint-ignore require-await
+  async create() {
+    const store = memoryStore();
+    return { store, dispose: async () => await store[Symbol.asyncDispose]() };
+  },
+});
