@@ -45,7 +45,7 @@ export interface BrokerConformanceOptions {
   readonly name?: string;
   /** Makes the broker for one test. Topics have names of their own, so tests may share a server. */
   readonly create: () => Promise<BrokerUnderTest>;
-  /** Length of the leases that tests let run out, in milliseconds. @default 400 */
+  /** Length of the leases that tests let run out, in milliseconds. @default 300 */
   readonly leaseMs?: number;
   /** How long tests wait for what must come, in milliseconds. @default 10_000 */
   readonly patienceMs?: number;
@@ -74,7 +74,7 @@ export interface BrokerConformanceOptions {
  * ```
  */
 export async function brokerConformance(options: BrokerConformanceOptions): Promise<void> {
-  const { clock = systemClock, leaseMs = 400, patienceMs = 10_000 } = options;
+  const { clock = systemClock, leaseMs = 300, patienceMs = 10_000 } = options;
   const suite = await brokerSuite({ ...options, clock, leaseMs, patienceMs });
   publishTests(suite);
   deliveryTests(suite);

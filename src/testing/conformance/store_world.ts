@@ -31,7 +31,7 @@ export interface StoreConformanceOptions {
   readonly name?: string;
   /** Makes the store for one test: one that nobody else writes to (a schema, prefix or file of its own). */
   readonly create: () => Promise<StoreUnderTest>;
-  /** Length of the leases that tests let run out, in milliseconds. @default 400 */
+  /** Length of the leases that tests let run out, in milliseconds. @default 300 */
   readonly leaseMs?: number;
   /** How long tests wait for what must come, in milliseconds. @default 10_000 */
   readonly patienceMs?: number;
@@ -110,7 +110,7 @@ async function runInWorld(
 }
 
 function storeWorld(
-  { clock = systemClock, leaseMs = 400, patienceMs = 10_000 }: StoreConformanceOptions,
+  { clock = systemClock, leaseMs = 300, patienceMs = 10_000 }: StoreConformanceOptions,
   under: StoreUnderTest,
   closeLater: (store: Store) => void,
 ): StoreWorld {

@@ -55,7 +55,7 @@ export function deadLetterTests({ test }: BrokerSuite): void {
       [...idsOf([bad, good])].sort(),
       "ids of the other group",
     );
-    await world.nothing(failing, world.leaseMs + 200);
+    await world.nothing(failing, world.leaseMs + 100);
   });
 
   test("lists by topic, group, type, error and time, oldest first, page by page", async (world) => {
@@ -119,8 +119,8 @@ export function deadLetterTests({ test }: BrokerSuite): void {
       "failing",
     ], "the delivery");
     deepEqual(await failing.ack([again]), [], "lost leases");
-    await world.nothing(failing, 150);
-    await world.nothing(other, 150);
+    await world.nothing(failing, 100);
+    await world.nothing(other, 100);
   });
 
   test("counts redrives when the message dies again", async (world) => {
@@ -150,7 +150,7 @@ export function deadLetterTests({ test }: BrokerSuite): void {
     const outcomes = await Promise.all(brokers.map((broker) => broker.deadLetters.redrive(deadLetterId)));
     equal(outcomes.filter((outcome) => outcome).length, 1, "redrives that succeeded");
     await world.collect(group, 1);
-    await world.nothing(group);
+    await world.nothing(group, 150);
   });
 
   test("redrives to a group that has no consumer at the moment", async (world) => {

@@ -60,14 +60,14 @@ export function publishTests({ test, features }: BrokerSuite): void {
   test("resolves for an empty list, and nothing is delivered", async (world) => {
     const group = await world.subscribe("readers");
     await world.broker.publish(world.topic, []);
-    await world.nothing(group, 150);
+    await world.nothing(group, 100);
   });
 
   test("publishes nothing when the signal is aborted before", async (world) => {
     const group = await world.subscribe("readers");
     const publishing = world.broker.publish(world.topic, [world.message()], { signal: AbortSignal.abort() });
     await rejects(publishing, "ABORTED", "publish with an aborted signal");
-    await world.nothing(group, 150);
+    await world.nothing(group, 100);
   });
 
   test("refuses topic and group names that are not names", async (world) => {
@@ -151,9 +151,9 @@ export function publishTests({ test, features }: BrokerSuite): void {
         [...idsOf([first, second, third])].sort(),
         "ids",
       );
-      await world.nothing(group);
+      await world.nothing(group, 150);
       await world.broker.publish(world.topic, [first]);
-      await world.nothing(group);
+      await world.nothing(group, 150);
     },
     ["deduplicates"],
   );
@@ -174,7 +174,7 @@ export function publishTests({ test, features }: BrokerSuite): void {
       const [late, soon] = world.messages(2);
       ok(late && soon, "two messages");
       const start = world.clock.monotonic();
-      await world.broker.publish(world.topic, [late], { delayMs: 600 });
+      await world.broker.publish(world.topic, [late], { delayMs: 400 });
       await world.broker.publish(world.topic, [soon]);
       for (const group of groups) {
         deepEqual(idsOf(await world.collect(group, 1)), [soon.id], "what comes at once");
@@ -189,11 +189,11 @@ export function publishTests({ test, features }: BrokerSuite): void {
         const delivery = await world.one(group);
         const waited = world.clock.monotonic() - start;
         deepEqual([delivery.id, delivery.attempt], [late.id, 1], "the delayed message");
-        ok(waited >= 590, `a message delayed by 600 ms came after ${waited} ms`);
+        ok(waited >= 390, `a message delayed by 400 ms came after ${waited} ms`);
         await group.ack([delivery]);
       }
       for (const group of groups) {
-        await world.nothing(group, 150);
+        await world.nothing(group, 100);
       }
     },
     ["delay"],
@@ -203,9 +203,9 @@ export function publishTests({ test, features }: BrokerSuite): void {
     const group = await world.subscribe("readers");
     const [first, second, third] = world.messages(3);
     ok(first && second && third, "three messages");
-    await world.broker.publish(world.topic, [third], { delayMs: 700 });
-    await world.broker.publish(world.topic, [first], { delayMs: 250 });
-    await world.broker.publish(world.topic, [second], { delayMs: 475 });
+    await world.broker.publish(world.topic, [third], { delayMs: 450 });
+    await world.broker.publish(world.topic, [first], { delayMs: 150 });
+    await world.broker.publish(world.topic, [second], { delayMs: 300 });
     deepEqual(idsOf(await world.take(group, 3)), idsOf([first, second, third]), "order");
   }, ["delay"]);
 

@@ -17,10 +17,10 @@ export function settlementTests({ test }: BrokerSuite): void {
     await world.broker.publish(world.topic, [message]);
     const first = await world.one(failing);
     const start = world.clock.monotonic();
-    equal(await failing.retry(first, 500, failure()), true, "retry");
+    equal(await failing.retry(first, 300, failure()), true, "retry");
     const second = await world.one(failing);
     const waited = world.clock.monotonic() - start;
-    ok(waited >= 490, `a retry after 500 ms came after ${waited} ms`);
+    ok(waited >= 290, `a retry after 300 ms came after ${waited} ms`);
     deepEqual([second.id, second.attempt, second.body], [message.id, 2, message.body], "the second attempt");
     equal(await failing.retry(second, 0, failure()), true, "retry without a delay");
     const third = await world.one(failing);
@@ -51,7 +51,7 @@ export function settlementTests({ test }: BrokerSuite): void {
     const [waiting, passing] = world.messages(2);
     ok(waiting && passing, "two messages");
     await world.broker.publish(world.topic, [waiting]);
-    await group.retry(await world.one(group), 800, failure());
+    await group.retry(await world.one(group), 500, failure());
     await world.broker.publish(world.topic, [passing]);
     deepEqual(idsOf(await world.collect(group, 1)), [passing.id], "what comes first");
     deepEqual(idsOf(await world.collect(group, 1)), [waiting.id], "what comes then");
@@ -118,12 +118,12 @@ export function settlementTests({ test }: BrokerSuite): void {
       deepEqual(idsOf(await paused.extend([extended])), [extended.id], "what extend reports as lost");
       await paused.release([released]);
 
-      await world.nothing(paused, 150);
+      await world.nothing(paused, 100);
       const kept = await world.broker.deadLetters.list({ topic: world.topic }, { limit: 10 });
       deepEqual(idsOf(kept), [], "dead letters");
       deepEqual(await owner.extend(owned), [], "what the owner's extend reports as lost");
       deepEqual(await owner.ack(owned), [], "what the owner's ack reports as lost");
-      await world.nothing(owner, world.leaseMs + 200);
+      await world.nothing(owner, world.leaseMs + 100);
     },
     ["fencedAck"],
   );
@@ -140,7 +140,7 @@ export function settlementTests({ test }: BrokerSuite): void {
     const held = await world.one(slow);
     deepEqual(idsOf(await slow.ack([lost, held])), [first.id], "what ack reports as lost");
     deepEqual(await owner.ack([owned]), [], "what the owner's ack reports as lost");
-    await world.nothing(owner, world.leaseMs + 200);
+    await world.nothing(owner, world.leaseMs + 100);
   }, ["fencedAck"]);
 
   test("keeps a lease that is extended in time", async (world) => {
@@ -149,7 +149,7 @@ export function settlementTests({ test }: BrokerSuite): void {
     await world.broker.publish(world.topic, [world.message()]);
     const delivery = await world.one(slow);
     const stolen: Delivery[] = [];
-    for (let n = 0; n < 8; n++) {
+    for (let n = 0; n < 6; n++) {
       deepEqual(await slow.extend([delivery]), [], "what extend reports as lost");
       stolen.push(...await eager.pull(1, { waitMs: world.leaseMs / 4 }));
     }
@@ -174,7 +174,7 @@ export function settlementTests({ test }: BrokerSuite): void {
     await group.release([released]);
     await group.release([released]);
     deepEqual(idsOf(await world.collect(group, 1)), [released.id], "what comes again");
-    await world.nothing(group, world.leaseMs + 200);
+    await world.nothing(group, world.leaseMs + 100);
     const kept = await world.broker.deadLetters.list({ topic: world.topic }, { limit: 10 });
     deepEqual(idsOf(kept), [dead.id], "dead letters");
   }, ["fencedAck"]);

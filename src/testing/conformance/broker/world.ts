@@ -189,7 +189,7 @@ function brokerWorld(
       ok(more.length === 0, "expected one delivery, got more than max");
       return delivery;
     },
-    async nothing(subscription, ms = 250) {
+    async nothing(subscription, ms = 150) {
       const some = await subscription.pull(10, { waitMs: ms });
       deepEqual(idsOf(some), [], `deliveries within ${ms} ms`);
     },

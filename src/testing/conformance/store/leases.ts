@@ -56,7 +56,7 @@ export function leaseTests({ test }: StoreSuite): void {
     const name = world.unique("lease");
     const lease = await leases.acquire(name, "one", world.leaseMs);
     ok(lease, "the first acquire");
-    for (let n = 0; n < 8; n++) {
+    for (let n = 0; n < 6; n++) {
       equal(await leases.renew(lease, world.leaseMs), true, "renew");
       await world.sleep(world.leaseMs / 4);
       equal(await leases.acquire(name, "two", 60_000), undefined, "acquire by another");

@@ -85,7 +85,7 @@ export function sagaTests({ test }: StoreSuite): void {
   test("sagas: are claimed when they fall due", async (world) => {
     const { sagas } = world.store;
     const saga = world.unique("saga");
-    const dueAt = world.clock.now() + 400;
+    const dueAt = world.clock.now() + 250;
     await sagas.create({ ...sagaInstance(world, saga, world.unique("id")), dueAt });
     await eventually(
       world.clock,
@@ -159,7 +159,7 @@ export function sagaTests({ test }: StoreSuite): void {
     const saga = world.unique("saga");
     await sagas.create(sagaInstance(world, saga, world.unique("id")));
     const claimed = await claimOne(world, saga, "one", world.leaseMs);
-    for (let n = 0; n < 8; n++) {
+    for (let n = 0; n < 6; n++) {
       equal(await sagas.renew(claimed, world.leaseMs), true, "renew");
       await world.sleep(world.leaseMs / 4);
       deepEqual(await sagas.claim([saga], "two", 60_000, 1), [], "claims by another");
