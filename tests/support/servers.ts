@@ -10,6 +10,7 @@ import {
   constants,
   cpSync,
   existsSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -332,24 +333,27 @@ function makeCluster(bin: string, folder: string, data: string): void {
     else cpSync(template, data, { recursive: true });
     return;
   }
+  initdb(bin, folder, data);
+}
+
+/**
+ * A new database cluster in `folder`, for {@linkcode startPostgres} to copy if `MILLSTREAM_POSTGRES_TEMPLATE` names it:
+ * a private server is then up in half the time. Returns where it is, or nothing if there is no Postgres.
+ */
+export function postgresTemplate(folder: string): string | undefined {
+  const bin = postgresBinaries();
+  if (!bin) return undefined;
+  const data = join(folder, "data");
+  mkdirSync(folder, { recursive: true });
+  if (isRoot()) execFileSync("chown", ["postgres", folder]);
+  initdb(bin, folder, data);
+  return data;
+}
+
+function initdb(bin: string, folder: string, data: string): void {
   const [file = "", ...args] = [...asPostgres(), join(bin, "initdb")];
-  args.push(
-    "-D",
-    data,
-    "-U",
-    "millstream",
-    "-A",
-    "trust",
-    "-E",
-    "UTF8",
-    "--no-locale",
-    "--no-sync",
-  );
-  execFileSync(file, args, {
-    cwd: folder,
-    stdio: ["ignore", "ignore", "pipe"],
-    env: plainEnv(),
-  });
+  args.push("-D", data, "-U", "millstream", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync");
+  execFileSync(file, args, { cwd: folder, stdio: ["ignore", "ignore", "pipe"], env: plainEnv() });
 }
 
 /** The start of a command that runs the rest as the user `postgres` if this is root. The process id stays the same. */

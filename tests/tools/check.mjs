@@ -41,6 +41,7 @@ const CHECKS = [
     name: "types of the test tools",
     check: () => tsc("tests/tsconfig.tools.json"),
   },
+  { name: "the test command notices what goes wrong", check: selfTest },
   { name: "architecture", check: () => unitTest("architecture") },
   { name: "exports", check: () => unitTest("exports") },
   { name: "package: files", check: pack },
@@ -131,6 +132,11 @@ async function unitTest(name) {
     code: failed.length,
     output: failed.map((test) => `${test.name}\n${test.detail}`).join("\n"),
   };
+}
+
+function selfTest() {
+  const env = { ...process.env, NODE_TEST_CONTEXT: undefined };
+  return run(process.execPath, ["tests/tools/selftest.mjs"], { cwd: ROOT, env, limitMs: 60_000 });
 }
 
 /** Packs what was built, and looks into it. @returns {Promise<Verdict>} */

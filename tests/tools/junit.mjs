@@ -100,7 +100,8 @@ function readable(text) {
   if (!/ERR_TEST_FAILURE/.test(lines.slice(0, 2).join()) || cause < 0) {
     return lines.join("\n").trim();
   }
-  return lines.slice(cause, -1).join("\n").replace(/^\s+cause: /, "").replace(/^ {2}/gm, "").trim();
+  const inner = lines.slice(cause).join("\n").trim().replace(/\n\}$/, "");
+  return inner.replace(/^\s*cause: /, "").replace(/^ {2}/gm, "").trim();
 }
 
 /** @param {string | undefined} attributes @param {string} name */

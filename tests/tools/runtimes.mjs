@@ -92,6 +92,7 @@ const CANDIDATES = [
       "-A",
       "--no-check",
       "--no-lock",
+      "--preload=tests/tools/deno_strict.mjs",
       `--junit-path=${report}`,
       file,
     ],

@@ -178,6 +178,8 @@ export async function startServices() {
     if (path) env[variable] = path;
     else missing.push({ name, reason });
   }
+  const template = servers.postgresTemplate(`${scratch}/template`);
+  if (template) env.MILLSTREAM_POSTGRES_TEMPLATE = template;
   env.MILLSTREAM_MISSING = JSON.stringify(
     Object.fromEntries(missing.map(({ name, reason }) => [name, reason])),
   );

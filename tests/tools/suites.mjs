@@ -49,8 +49,9 @@ export async function runFile(runtime, file, { env, limitMs }) {
   }`;
   const report = `${ROOT}/${base}.xml`;
   const skips = `${ROOT}/${base}.skips`;
+  const stray = `${ROOT}/${base}.stray`;
   mkdirSync(dirname(report), { recursive: true });
-  for (const path of [report, skips]) rmSync(path, { force: true });
+  for (const path of [report, skips, stray]) rmSync(path, { force: true });
   const scratch = mkdtempSync(`${env.TMPDIR}/test-`);
   chmodSync(scratch, 0o755); // a private Postgres runs as another user
 
@@ -59,7 +60,7 @@ export async function runFile(runtime, file, { env, limitMs }) {
     runtime.args(file, report, limitMs),
     {
       cwd: ROOT,
-      env: { ...env, MILLSTREAM_SKIPS: skips, TMPDIR: scratch },
+      env: { ...env, MILLSTREAM_SKIPS: skips, MILLSTREAM_STRAY: stray, TMPDIR: scratch },
       limitMs,
     },
   );
@@ -74,30 +75,32 @@ export async function runFile(runtime, file, { env, limitMs }) {
       test.detail ||= reasons || "no reason given";
     }
   }
-  const wrong = whatElseWentWrong({ code, signal, late, limitMs }, cases);
+  const strayErrors = readIfThere(stray);
+  const wrong = whatElseWentWrong({ code, signal, late, limitMs, strayErrors }, cases);
   if (wrong) {
-    cases.push({
-      name: "(the file itself)",
-      outcome: "failed",
-      detail: `${wrong}\n${output.trim().slice(-8_000)}`,
-    });
+    const detail = `${wrong}\n${strayErrors || output.trim().slice(-8_000)}`;
+    cases.push({ name: "(the file itself)", outcome: "failed", detail });
   }
   return { runtime, file, cases, output, ms };
 }
 
 /**
- * @param {{ code: number | null, signal: string | null, late: boolean, limitMs: number }} end
+ * @param {{ code: number | null, signal: string | null, late: boolean, limitMs: number, strayErrors: string }} end
  * @param {import("./junit.mjs").Case[]} cases
  */
-function whatElseWentWrong({ code, signal, late, limitMs }, cases) {
+function whatElseWentWrong({ code, signal, late, limitMs, strayErrors }, cases) {
   if (late) {
     return `did not end within ${limitMs / 1_000} s: a test hangs, or something it opened was never closed`;
   }
   if (signal) return `was ended by ${signal}`;
   if (cases.length === 0) return `no tests found, exit code ${code}`;
-  if (code !== 0 && !cases.some(({ outcome }) => outcome === "failed")) {
-    return `ended with exit code ${code}`;
-  }
+  if (strayErrors) return "an error that nobody waits for";
+  if (code !== 0 && !cases.some(({ outcome }) => outcome === "failed")) return `ended with exit code ${code}`;
+}
+
+/** @param {string} path */
+function readIfThere(path) {
+  return existsSync(path) ? readFileSync(path, "utf8") : "";
 }
 
 /**
