@@ -56,6 +56,7 @@ export function run(command, args, { cwd, env = process.env, limitMs = 600_000, 
       clearTimeout(timer);
       killGroup(pid);
       if (pid) groups.delete(pid);
+      if (stopping) return; // whoever waits for it has nothing more to say
       resolve({
         code,
         signal,
@@ -97,7 +98,16 @@ export function onEnd(cleanup) {
 }
 
 /** Runs all that was handed to {@link onEnd}, once. */
-export async function cleanUp() {
+export function cleanUp() {
+  ending ??= runCleanups();
+  return ending;
+}
+
+/** @type {Promise<void> | undefined} */
+let ending;
+let stopping = false;
+
+async function runCleanups() {
   for (const pid of groups) killGroup(pid);
   while (cleanups.length > 0) {
     try {
@@ -110,7 +120,6 @@ export async function cleanUp() {
 
 /** Makes signals and stray errors of this process end in {@link cleanUp}. */
 export function cleanUpOnSignals() {
-  let stopping = false;
   /** @param {number} code */
   const stop = async (code) => {
     if (stopping) return;
