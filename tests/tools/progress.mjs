@@ -70,7 +70,7 @@ export class Progress {
   #show() {
     if (!TTY) return;
     this.#clear();
-    const width = process.stdout.columns ?? 80;
+    const width = process.stdout.columns || 80;
     for (const [name, { total, done, failed, current }] of this.#tracks) {
       const filled = total === 0 ? 20 : Math.round((done / total) * 20);
       const bar = paint(failed > 0 ? "red" : "green", "█".repeat(filled)) +
