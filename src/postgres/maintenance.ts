@@ -76,7 +76,7 @@ export function maintenance(
     messagesAfter = messages?.next_after ?? "0";
     // An embedded Postgres has no autovacuum.
     if (driver.singleSession) {
-      for (const table of ["outbox", "deliveries", "messages", "leases", "checkpoints"]) {
+      for (const table of ["events", "outbox", "messages", "deliveries", "leases", "checkpoints"]) {
         await driver.query(`vacuum (analyze) ${schema}.${table}`);
       }
     }

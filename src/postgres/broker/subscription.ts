@@ -31,7 +31,7 @@ export async function subscribe(
   const { from = "start", leaseMs = 30_000, onClosed } = options;
   const bell = bells.get(topic, group);
   const owner = crypto.randomUUID();
-  const outstanding = new Map<string, Delivery>();
+  const outstanding = new Map<bigint, Delivery>();
   const settled = new Set<string>();
   const underWay = new Set<Promise<unknown>>();
   let groupId = await join(from);
@@ -64,7 +64,7 @@ export async function subscribe(
     let rows = await claim(max);
     while (rows[0]?.pos === null && !closed && !signal?.aborted) rows = await claim(max);
     const deliveries = rows.flatMap((row) => row.pos === null ? [] : [delivery(topic, group, row)]);
-    for (const taken of deliveries) outstanding.set(taken.token, taken);
+    for (const taken of deliveries) outstanding.set(handle(taken.token).pos, taken);
     return deliveries.length > 0 ? deliveries : undefined;
   }
 
@@ -114,7 +114,7 @@ export async function subscribe(
   ): Promise<Delivery[]> {
     const open = deliveries.filter(({ token }) => !settled.has(token));
     const lost = await change(open, sql, more);
-    for (const { token } of open) outstanding.delete(token);
+    for (const { token } of open) forget(token);
     for (const done of open) if (!lost.includes(done)) remember(done.token);
     bell.ring(); // a follower of its key, or the delivery itself, may be ready
     return lost;
@@ -138,6 +138,11 @@ export async function subscribe(
     const rows = await session.query<{ pos: string }>(sql, values);
     const applied = new Set(rows.map(({ pos }) => pos));
     return deliveries.filter(({ token }) => !applied.has(String(handle(token).pos)));
+  }
+
+  function forget(token: string): void {
+    const { pos } = handle(token);
+    if (outstanding.get(pos)?.token === token) outstanding.delete(pos);
   }
 
   function remember(token: string): void {
