@@ -25,11 +25,61 @@ export interface Membership {
   readonly consumer: string;
   readonly leaseMs: number;
   readonly keys: GroupKeys;
-  /**
-   * Deliveries that were handed out and not settled, by token, with the time on the server's clock until which no
-   * other consumer can have taken them.
-   */
-  readonly held: Map<string, number>;
+  readonly ledger: Ledger;
+}
+
+/** What a consumer knows of its deliveries, by token. */
+export interface Ledger {
+  /** Notes that no other consumer can have this delivery before `until` on the server's clock, in milliseconds. */
+  hold(token: string, until: number): void;
+  /** That time; 0 for a delivery that is not held (any more). */
+  until(token: string): number;
+  /** Notes that it was settled. */
+  settle(token: string): void;
+  /** Whether it was settled, as far as remembered: settling twice is the same as once. */
+  isSettled(token: string): boolean;
+  /** Forgets it: someone else has it. */
+  lose(token: string): void;
+  /** All that are held. */
+  held(): readonly string[];
+  /** Forgets those that were never settled and whose time was up before `time`. */
+  expire(time: number): void;
+}
+
+/** Settled deliveries remembered at most, so that a second settlement is known for what it is. */
+const SETTLED_KEPT = 1_000;
+const SETTLED = -1;
+
+/** An empty {@linkcode Ledger}. One map for all: this runs for every message. */
+export function ledger(): Ledger {
+  const entries = new Map<string, number>();
+  let settled = 0;
+
+  function settle(token: string): void {
+    entries.set(token, SETTLED);
+    if (++settled > SETTLED_KEPT) forgetSettled();
+  }
+
+  function forgetSettled(): void {
+    settled = 0;
+    for (const [token, until] of entries) {
+      if (until === SETTLED) entries.delete(token);
+    }
+  }
+
+  return {
+    hold: (token, until) => void entries.set(token, until),
+    until: (token) => Math.max(0, entries.get(token) ?? 0),
+    settle,
+    isSettled: (token) => entries.get(token) === SETTLED,
+    lose: (token) => void entries.delete(token),
+    held: () => [...entries].filter(([, until]) => until !== SETTLED).map(([token]) => token),
+    expire(time) {
+      for (const [token, until] of entries) {
+        if (until !== SETTLED && until < time) entries.delete(token);
+      }
+    },
+  };
 }
 
 /** An entry of a stream as XREADGROUP returns it. */
@@ -43,20 +93,23 @@ export function toDelivery(
   count: number,
 ): Delivery {
   const again = kind === 1 && fields[0] === STATE;
-  const message = decodeMessageFields(entryId, again ? fields.slice(2) : fields);
-  return {
-    ...message,
-    topic: member.topic,
-    group: member.group,
-    attempt: again ? decodeState(fields[1]).attempt : 1,
-    redelivered: again || count > 1,
-    token: `${kind}:${entryId}:${count}`,
-  };
+  const { id, type, key, body } = decodeMessageFields(entryId, again ? fields.slice(2) : fields);
+  const { topic, group } = member;
+  const attempt = again ? decodeState(fields[1]).attempt : 1;
+  const redelivered = again || count > 1;
+  const token = `${kind}:${entryId}:${count}`;
+  // Written out twice: spreading one object into another costs more than everything else here.
+  if (key === undefined) return { id, type, body, topic, group, attempt, redelivered, token };
+  return { id, type, key, body, topic, group, attempt, redelivered, token };
 }
 
 /** Reads a token. A text that is none stands for an entry that nobody has. */
 export function placeOf(token: string): Place {
-  const [, kind = "0", entryId = "0-0", count = "0"] = /^([01]):(\d{1,20}-\d{1,20}):(\d{1,9})$/.exec(token) ??
-    [];
-  return { kind: kind === "1" ? 1 : 0, entryId, count: Number(count) };
+  const end = token.lastIndexOf(":");
+  const entryId = token.slice(2, end);
+  const count = Number(token.slice(end + 1));
+  if (!ENTRY_ID.test(entryId) || !(count >= 0)) return { kind: 0, entryId: "0-0", count: 0 };
+  return { kind: token.startsWith("1") ? 1 : 0, entryId, count };
 }
+
+const ENTRY_ID = /^\d{1,20}-\d{1,20}$/;

@@ -132,7 +132,10 @@ function openConnection(
     if (signal?.aborted) throw aborted(signal);
     if (disposed) throw closed(command);
     const deadline = clock.monotonic() + timeoutMs;
-    while (!isWritable(client)) await ready(command, deadline, signal);
+    while (!isWritable(client)) {
+      await ready(command, deadline, signal);
+      if (disposed) throw closed(command);
+    }
     return exchange(command, args, deadline - clock.monotonic());
   }
 

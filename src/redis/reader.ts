@@ -48,7 +48,7 @@ const BACKOFF = retryPolicy({ attempts: 1, baseMs: 50, factor: 2, maxMs: 1_000 }
 /** Creates the reader of a consumer. */
 export function reader(context: ReaderContext): Reader {
   const { member, connection, clock, observe, rejoin, handBack } = context;
-  const { topic, group, consumer, leaseMs, keys, held } = member;
+  const { topic, group, consumer, leaseMs, keys, ledger } = member;
   const graceMs = Math.min(GRACE_MS, context.timeoutMs);
   const sweepMs = Math.min(SWEEP_MS, Math.max(100, leaseMs / 4));
   let closed = false;
@@ -141,7 +141,7 @@ export function reader(context: ReaderContext): Reader {
       if (wanted < arrived.length) void handBack(arrived.slice(wanted));
       const deliveries = wanted < arrived.length ? arrived.slice(0, wanted) : arrived;
       const until = serverTime + leaseMs;
-      for (const delivery of deliveries) held.set(delivery.token, until);
+      for (const { token } of deliveries) ledger.hold(token, until);
       taker?.deliver(deliveries);
     } catch (error) {
       step = undefined;
@@ -206,22 +206,15 @@ export function reader(context: ReaderContext): Reader {
     ) as unknown as SweepReply;
     if (note) {
       noteAt = clock.monotonic() + NOTE_MS;
-      forgetBefore(now - leaseMs);
+      ledger.expire(now - leaseMs);
     }
     [serverTime, logCursor, retryCursor] = [now, logFrom, retryFrom];
     sweepAt = clock.monotonic() + (wakeMs < 0 ? sweepMs : Math.min(sweepMs, wakeMs + 1));
     return claimed(lost, taken);
   }
 
-  /** What was never settled and whose lease ran out long ago belongs to someone else by now. */
-  function forgetBefore(time: number): void {
-    for (const [token, until] of held) {
-      if (until < time) held.delete(token);
-    }
-  }
-
   async function reclaim(max: number): Promise<readonly Delivery[]> {
-    const places = [...held.keys()].map(placeOf);
+    const places = ledger.held().map(placeOf);
     const idsIn = (kind: StreamKind): string[] =>
       places.filter((place) => place.kind === kind).map((place) => place.entryId);
     const logIds = idsIn(0);

@@ -37,24 +37,19 @@ const RELEASED_PER_CALL = 100;
 
 /** Creates the {@linkcode Settler} of a consumer. */
 export function settler({ member, connection, observe, timeoutMs }: SettlerContext): Settler {
-  const { topic, group, consumer, leaseMs, keys, held } = member;
+  const { topic, group, consumer, leaseMs, keys, ledger } = member;
   const streams = [keys.log, keys.retry];
-  /** Settling twice is the same as once. Keyed by the delivery itself, so that it is forgotten with it. */
-  const settled = new WeakSet<Delivery>();
 
   async function ack(deliveries: readonly Delivery[]): Promise<readonly Delivery[]> {
     const lost: Delivery[] = [];
-    for (const part of parts(deliveries.filter((delivery) => !settled.has(delivery)), PER_CALL)) {
-      if (await ackInTime(part)) continue;
-      const refused = await run(ACK, streams, [
-        group,
-        consumer,
-        ...part.flatMap(placeArgs),
-      ]) as readonly number[];
-      lost.push(...reportLost(part, refused));
+    for (const part of parts(open(deliveries), PER_CALL)) {
+      if (await ackInTime(part)) {
+        for (const { token } of part) ledger.settle(token);
+      } else {
+        const refused = await run(ACK, streams, [group, consumer, ...part.flatMap(placeArgs)]);
+        lost.push(...settleAllBut(refused as readonly number[], part));
+      }
     }
-    for (const delivery of deliveries) finish(delivery);
-    for (const delivery of lost) settled.delete(delivery);
     return lost;
   }
 
@@ -62,11 +57,10 @@ export function settler({ member, connection, observe, timeoutMs }: SettlerConte
     let until = Infinity;
     const ids: [string[], string[]] = [[], []];
     for (const { token } of deliveries) {
-      const place = placeOf(token);
-      until = Math.min(until, held.get(token) ?? 0);
-      ids[place.kind].push(place.entryId);
+      until = Math.min(until, ledger.until(token));
+      if (until === 0) return false;
+      ids[token.startsWith("1") ? 1 : 0].push(token.slice(2, token.lastIndexOf(":")));
     }
-    if (until === 0) return false;
     return await run(ACK_IN_TIME, streams, [group, until, ids[0].length, ...ids[0], ...ids[1]]) === 1;
   }
 
@@ -85,37 +79,32 @@ export function settler({ member, connection, observe, timeoutMs }: SettlerConte
     failure: Failure,
     last: RedisArgument,
   ): Promise<boolean> {
-    if (settled.has(delivery)) return true;
+    if (ledger.isSettled(delivery.token)) return true;
     const head = [group, consumer, ...placeArgs(delivery), Math.floor(failure.at)];
     const tail = [headerOf(delivery), delivery.body, last];
-    const until = held.get(delivery.token) ?? 0;
-    const reply = await run(script, names, [...head, 0, ...tail], [...head, until, ...tail]);
-    finish(delivery);
-    if (reply === 1) return true;
-    settled.delete(delivery);
-    reportLost([delivery], [0]);
-    return false;
+    const reply = await run(script, names, [...head, 0, ...tail], [
+      ...head,
+      ledger.until(delivery.token),
+      ...tail,
+    ]);
+    return settleAllBut(reply === 1 ? [] : [0], [delivery]).length === 0;
   }
 
   async function extend(deliveries: readonly Delivery[]): Promise<readonly Delivery[]> {
     const lost: Delivery[] = [];
-    for (const part of parts(deliveries.filter((delivery) => !settled.has(delivery)), PER_CALL)) {
+    for (const part of parts(open(deliveries), PER_CALL)) {
       const reply = await run(EXTEND, streams, [group, consumer, ...part.flatMap(placeArgs)]);
       const [now, refused] = reply as readonly [number, readonly number[]];
-      const gone = new Set(reportLost(part, refused));
-      lost.push(...gone);
-      for (const delivery of part) {
-        if (gone.has(delivery)) held.delete(delivery.token);
-        else held.set(delivery.token, now + leaseMs);
-      }
+      for (const { token } of part) if (!ledger.isSettled(token)) ledger.hold(token, now + leaseMs);
+      lost.push(...loseAll(refused, part));
     }
     return lost;
   }
 
   async function release(deliveries: readonly Delivery[]): Promise<void> {
-    for (const part of parts(deliveries.filter((delivery) => !settled.has(delivery)), RELEASED_PER_CALL)) {
-      await run(RELEASE, streams, [group, consumer, ...part.flatMap(placeArgs)]);
-      for (const delivery of part) finish(delivery);
+    for (const part of parts(open(deliveries), RELEASED_PER_CALL)) {
+      const refused = await run(RELEASE, streams, [group, consumer, ...part.flatMap(placeArgs)]);
+      settleAllBut(refused as readonly number[], part);
     }
   }
 
@@ -138,14 +127,21 @@ export function settler({ member, connection, observe, timeoutMs }: SettlerConte
     }
   }
 
-  function finish(delivery: Delivery): void {
-    settled.add(delivery);
-    held.delete(delivery.token);
+  function open(deliveries: readonly Delivery[]): readonly Delivery[] {
+    return deliveries.filter(({ token }) => !ledger.isSettled(token));
   }
 
-  function reportLost(deliveries: readonly Delivery[], places: readonly number[]): readonly Delivery[] {
+  function settleAllBut(refused: readonly number[], deliveries: readonly Delivery[]): readonly Delivery[] {
+    for (const { token } of deliveries) ledger.settle(token);
+    return loseAll(refused, deliveries);
+  }
+
+  function loseAll(places: readonly number[], deliveries: readonly Delivery[]): readonly Delivery[] {
     const lost = places.map((place) => deliveries[place]).filter((delivery) => delivery !== undefined);
-    for (const { id } of lost) observe({ kind: "lease-lost", what: `${topic}/${group}`, id });
+    for (const { id, token } of lost) {
+      ledger.lose(token);
+      observe({ kind: "lease-lost", what: `${topic}/${group}`, id });
+    }
     return lost;
   }
 

@@ -5,11 +5,11 @@
  */
 import { checkRange } from "../core/backoff.ts";
 import type { Clock } from "../core/clock.ts";
-import { MillstreamError } from "../core/errors.ts";
+import { MillstreamError, toError } from "../core/errors.ts";
 import type { Observer } from "../core/observer.ts";
 import type { GroupLag, Subscription } from "../ports/broker.ts";
 import type { RedisConnection, RedisDriver } from "../ports/redis.ts";
-import type { Membership } from "./delivery.ts";
+import { ledger, type Membership } from "./delivery.ts";
 import { type GroupKeys, topicsKey } from "./keys.ts";
 import { JOIN, LAG, LEAVE, REGISTER } from "./lua/group.ts";
 import { PROMOTE } from "./lua/publish.ts";
@@ -49,7 +49,7 @@ export async function subscription(seat: Seat, context: SubscriptionContext): Pr
     keys,
     leaseMs,
     consumer: `${crypto.randomUUID()}.${Math.ceil(leaseMs)}`,
-    held: new Map(),
+    ledger: ledger(),
   };
   await join(seat, context, false);
 
@@ -87,14 +87,15 @@ export async function subscription(seat: Seat, context: SubscriptionContext): Pr
   async function leave(): Promise<void> {
     await Promise.allSettled(underway);
     await incoming.close();
-    member.held.clear();
     try {
       while (
-        await connection.script(LEAVE, [keys.log, keys.retry], [group, member.consumer], { timeoutMs }) === 0
+        await connection.script(LEAVE, [keys.log, keys.retry, keys.known], [group, member.consumer], {
+          timeoutMs,
+        }) === 0
       );
     } catch (error) {
       // The lease hands back what this could not.
-      observe({ kind: "loop-failed", loop: `redis leave ${topic}/${group}`, error: error as Error });
+      observe({ kind: "loop-failed", loop: `redis leave ${topic}/${group}`, error: toError(error) });
     }
   }
 

@@ -14,11 +14,11 @@ if (binary.skip) {
   after(() => server.stop());
   await brokerConformance({
     test,
-    async create() {
+    create() {
       const prefix = `t${randomUUID().slice(0, 8)}`;
       const connect = () => redis({ url: server.url, prefix });
       const broker = connect();
-      return {
+      return Promise.resolve({
         broker,
         secondConnection: () => Promise.resolve(connect()),
         async restart() {
@@ -28,11 +28,13 @@ if (binary.skip) {
         },
         async trim(topic) {
           const admin = ioredisDriver({ url: server.url }).connect("test");
-          await admin.call("xtrim", [`${prefix}:{${topic}}:log`, "MAXLEN", 0], { timeoutMs: 1_000 });
+          await admin.call("xtrim", [`${prefix}:{${topic}}:log`, "MAXLEN", 0], {
+            timeoutMs: 1_000,
+          });
           await admin[Symbol.asyncDispose]();
         },
-        dispose: () => broker[Symbol.asyncDispose](),
-      };
+        dispose: async () => await broker[Symbol.asyncDispose](),
+      });
     },
   });
 }

@@ -17,7 +17,8 @@ local found = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
 if not found then return 0 end
 local fields = found[2]
 local first, redrives = string.match(fields[2], '^%d+ (%d+) (%d+)$')
-redis.call('XADD', KEYS[2], '*', 'state', '1 ' .. first .. ' ' .. (redrives + 1), unpack(fields, 5))
+local state = string.format('1 %s %.0f', first or '0', (redrives or 0) + 1)
+redis.call('XADD', KEYS[2], '*', 'state', state, unpack(fields, 5))
 redis.call('XDEL', KEYS[1], ARGV[1])
 return 1`,
 };

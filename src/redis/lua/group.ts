@@ -46,10 +46,10 @@ elseif ARGV[2] == 'now' then
   from = last
 end
 local function make(stream, id)
+  -- Asked first, because a server without memory to spare refuses XGROUP CREATE even where there is nothing to do.
+  if not redis.pcall('XPENDING', stream, group).err then return 0 end
   local made = redis.pcall('XGROUP', 'CREATE', stream, group, id, 'MKSTREAM')
-  if not made.err then return 1 end
-  if string.find(made.err, 'BUSYGROUP', 1, true) then return 0 end
-  return made
+  return made.err and made or 1
 end
 local log = make(KEYS[1], from)
 if type(log) == 'table' then return log end
@@ -61,15 +61,40 @@ return { log, retry, mark and 1 or 0 }`,
 };
 
 /**
+ * Defines `note(log, known, group)`: remembers the group's low-water mark, below which everything is settled, so that
+ * a group that vanishes can go on from there.
+ */
+export const NOTE_MARK = `
+local function note(log, known, group)
+  local pending, mark = redis.pcall('XPENDING', log, group), nil
+  if pending.err then return end
+  if pending[1] > 0 then
+    local ms, seq = string.match(pending[2], '^(%d+)-(%d+)$')
+    if tonumber(seq) > 0 then
+      mark = ms .. '-' .. string.format('%.0f', tonumber(seq) - 1)
+    else
+      mark = string.format('%.0f', tonumber(ms) - 1) .. '-18446744073709551615'
+    end
+  else
+    for _, facts in ipairs(redis.call('XINFO', 'GROUPS', log)) do
+      local named = {}
+      for i = 1, #facts, 2 do named[facts[i]] = facts[i + 1] end
+      if named['name'] == group then mark = named['last-delivered-id'] end
+    end
+  end
+  redis.pcall('HSET', known, 'mark:' .. group, mark)
+end`;
+
+/**
  * Hands everything a consumer holds back to the group, up to 100 entries of each stream per call, and forgets the
  * consumer once it holds nothing. Without memory to spare on the server the entries stay for their lease to run out.
  * Returns 1 when there is no more to do.
  *
- * KEYS: log, retry. ARGV: group, consumer.
+ * KEYS: log, retry, known. ARGV: group, consumer.
  */
 export const LEAVE: RedisScript = {
   name: "leave",
-  source: `
+  source: `${NOTE_MARK}
 local finished = 1
 for _, stream in ipairs({ KEYS[1], KEYS[2] }) do
   local rows = redis.pcall('XPENDING', stream, ARGV[1], '-', '+', 100, ARGV[2])
@@ -100,6 +125,7 @@ for _, stream in ipairs({ KEYS[1], KEYS[2] }) do
     end
   end
 end
+note(KEYS[1], KEYS[3], ARGV[1])
 return finished`,
 };
 

@@ -129,8 +129,8 @@ local function open()
   local found = redis.call('XRANGE', stream, id, id)[1]
   local fields = found and found[2] or { ARGV[8], ARGV[9] }
   local attempt, first, redrives = 1, 0, 0
-  if found and ARGV[3] == '1' then
-    local a, f, r = string.match(fields[2], '^(%d+) (%d+) (%d+)$')
+  local a, f, r = string.match(ARGV[3] == '1' and fields[1] == 'state' and fields[2] or '', '^(%d+) (%d+) (%d+)$')
+  if a then
     attempt, first, redrives = tonumber(a), tonumber(f), tonumber(r)
     fields = { unpack(fields, 3) }
   end

@@ -4,6 +4,7 @@
  * @module
  */
 import type { RedisScript } from "../../ports/redis.ts";
+import { NOTE_MARK } from "./group.ts";
 import { PROMOTE_DUE } from "./publish.ts";
 
 /**
@@ -26,8 +27,8 @@ end`;
  * Returns `{ server time in ms, ms until something is due or -1, cursor of the log, cursor of the retry stream, lost
  * ids, taken }`, with `taken` holding `{ 0 for the log or 1 for retry, id, delivery count, fields }`.
  *
- * With ARGV[7] = 1 it also notes the group's low-water mark, below which everything is settled, and forgets consumers
- * that hold nothing and have been gone for ten minutes.
+ * With ARGV[7] = 1 it also notes the group's low-water mark and forgets consumers that hold nothing and have been gone
+ * for ten minutes.
  *
  * KEYS: log, retry, delayed, later, known. ARGV: group, consumer, most to take, own lease in ms, cursor of the log,
  * cursor of the retry stream, 0 or 1.
@@ -36,6 +37,7 @@ export const SWEEP: RedisScript = {
   name: "sweep",
   source: `${PROMOTE_DUE}
 ${CLAIM}
+${NOTE_MARK}
 local group, room, lease = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 local now, wake = clock(), -1
 local function sooner(ms)
@@ -74,23 +76,7 @@ cursors[2] = sweep(1, KEYS[2], ARGV[6])
 cursors[1] = sweep(0, KEYS[1], ARGV[5])
 
 if ARGV[7] == '1' then
-  local mark
-  local pending = redis.call('XPENDING', KEYS[1], group)
-  if pending[1] > 0 then
-    local ms, seq = string.match(pending[2], '^(%d+)-(%d+)$')
-    if tonumber(seq) > 0 then
-      mark = ms .. '-' .. string.format('%.0f', tonumber(seq) - 1)
-    else
-      mark = string.format('%.0f', tonumber(ms) - 1) .. '-18446744073709551615'
-    end
-  else
-    for _, facts in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-      local named = {}
-      for i = 1, #facts, 2 do named[facts[i]] = facts[i + 1] end
-      if named['name'] == group then mark = named['last-delivered-id'] end
-    end
-  end
-  redis.pcall('HSET', KEYS[5], 'mark:' .. group, mark)
+  note(KEYS[1], KEYS[5], group)
   for _, stream in ipairs({ KEYS[1], KEYS[2] }) do
     for _, facts in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
       local named = {}
