@@ -30,38 +30,40 @@ export interface EventOptions<Data> {
 }
 
 /** An event that has happened but is not yet recorded. */
-export interface NewEvent<Data = unknown> {
-  readonly definition: EventDefinition<Data>;
-  readonly type: string;
+export interface NewEvent<Data = unknown, Type extends string = string> {
+  readonly definition: EventDefinition<Data, Type>;
+  readonly type: Type;
   readonly data: Data;
   readonly options: MessageOptions;
 }
 
 /** The definition of an event. Call it to create one: `OrderPlaced({ orderId: "o-1", total: 42 })`. */
-export interface EventDefinition<Data = unknown> extends MessageDefinition<Data> {
-  (data: Data, options?: MessageOptions): NewEvent<Data>;
+export interface EventDefinition<Data = unknown, Type extends string = string> extends MessageDefinition<Data, Type> {
+  (data: Data, options?: MessageOptions): NewEvent<Data, Type>;
   readonly kind: "event";
   readonly topic: string;
 }
 
 /** The definition of a command: something one handler should do, and what it answers. */
-export interface CommandDefinition<Data = unknown, Result = unknown> extends MessageDefinition<Data> {
+export interface CommandDefinition<Data = unknown, Result = unknown, Type extends string = string>
+  extends MessageDefinition<Data, Type> {
   readonly kind: "command";
-  /** Only carries the type. */
-  readonly result?: Result;
+  /** Validates the answer, where given. */
+  readonly resultSchema: Schema<unknown, Result> | undefined;
 }
 
 /** The definition of a query: something one handler answers without changing anything. */
-export interface QueryDefinition<Params = unknown, Result = unknown> extends MessageDefinition<Params> {
+export interface QueryDefinition<Params = unknown, Result = unknown, Type extends string = string>
+  extends MessageDefinition<Params, Type> {
   readonly kind: "query";
   /** Validates the answer, where given. */
-  readonly resultSchema?: Schema<unknown, Result>;
+  readonly resultSchema: Schema<unknown, Result> | undefined;
 }
 
 /** What events, commands and queries have in common. */
-export interface MessageDefinition<Data = unknown> {
+export interface MessageDefinition<Data = unknown, Type extends string = string> {
   readonly kind: "event" | "command" | "query";
-  readonly type: string;
+  readonly type: Type;
   readonly schema: Schema<unknown, Data>;
   readonly version: number;
   readonly upcast: Readonly<Record<number, Upcaster>>;
@@ -74,9 +76,23 @@ export interface TopicDefinition {
   readonly topic: string;
 }
 
-/** The data type of a definition. */
-// deno-lint-ignore no-explicit-any -- matches every definition
-export type DataOf<D> = D extends MessageDefinition<infer Data> ? Data : D extends { readonly kind: "topic" } ? any : never;
+/** Any event definition. */
+// deno-lint-ignore no-explicit-any -- a definition takes its data and gives it back, so only `any` matches them all
+export type AnyEvent = EventDefinition<any, string>;
+
+/** Any command definition. */
+// deno-lint-ignore no-explicit-any -- as above
+export type AnyCommand = CommandDefinition<any, any, string>;
+
+/** Any query definition. */
+// deno-lint-ignore no-explicit-any -- as above
+export type AnyQuery = QueryDefinition<any, any, string>;
+
+/** The data type of a definition; `unknown` for a topic. */
+export type DataOf<D> = D extends { readonly schema: Schema<unknown, infer Data> } ? Data : unknown;
+
+/** The result type of a command or query. */
+export type ResultOf<D> = D extends { readonly resultSchema: Schema<unknown, infer Result> | undefined } ? Result : never;
 
 /**
  * Defines an event.
@@ -93,53 +109,53 @@ export type DataOf<D> = D extends MessageDefinition<infer Data> ? Data : D exten
  * @param schema Any Standard Schema.
  * @throws `INVALID_ARGUMENT` for a bad name, or where an upcaster is missing between 1 and `version`.
  */
-export function event<Data>(
-  type: string,
+export function event<const Type extends string, Data>(
+  type: Type,
   schema: Schema<unknown, Data>,
   options: EventOptions<Data> = {},
-): EventDefinition<Data> {
-  const create = (data: Data, messageOptions: MessageOptions = {}): NewEvent<Data> => ({
+): EventDefinition<Data, Type> {
+  const create = (data: Data, messageOptions: MessageOptions = {}): NewEvent<Data, Type> => ({
     definition,
     type,
     data,
     options: messageOptions,
   });
-  const topic = checkName("topic", options.topic ?? type.split(".")[0]!);
-  const definition: EventDefinition<Data> = Object.assign(create, {
+  const definition: EventDefinition<Data, Type> = Object.assign(create, {
     ...define("event", type, schema, options),
     kind: "event" as const,
-    topic,
+    topic: checkName("topic", options.topic ?? type.split(".")[0]!),
   });
   return definition;
 }
 
 /** Options of {@linkcode command}. */
-export interface CommandOptions<Data> {
+export interface CommandOptions<Data, Result = unknown> {
   /** Version of the schema. @default 1 */
   readonly version?: number;
   /** For each older version, how its data becomes data of the next version. */
   readonly upcast?: Readonly<Record<number, Upcaster>>;
   /** The partition key. @default none */
   readonly key?: (data: Data) => string;
+  /** What the handler answers. @default anything */
+  readonly result?: Schema<unknown, Result>;
 }
 
-/** Defines a command. `Result` is what its handler answers. */
-export function command<Data, Result = unknown>(
-  type: string,
+/** Defines a command: `command("order.place", v.object({ ... }))`. */
+export function command<const Type extends string, Data, Result = unknown>(
+  type: Type,
   schema: Schema<unknown, Data>,
-  options: CommandOptions<Data> = {},
-): CommandDefinition<Data, Result> {
-  return { ...define("command", type, schema, options), kind: "command" };
+  options: CommandOptions<Data, Result> = {},
+): CommandDefinition<Data, Result, Type> {
+  return { ...define("command", type, schema, options), kind: "command", resultSchema: options.result };
 }
 
 /** Defines a query by the schemas of its parameters and, optionally, of its answer. */
-export function query<Params, Result = unknown>(
-  type: string,
+export function query<const Type extends string, Params, Result = unknown>(
+  type: Type,
   params: Schema<unknown, Params>,
   result?: Schema<unknown, Result>,
-): QueryDefinition<Params, Result> {
-  const definition = { ...define<Params>("query", type, params, {}), kind: "query" as const };
-  return result ? { ...definition, resultSchema: result } : definition;
+): QueryDefinition<Params, Result, Type> {
+  return { ...define<Type, Params>("query", type, params, {}), kind: "query", resultSchema: result };
 }
 
 /** Names a topic whose messages may be of any type: `app.on(topic("github"), { group }, handler)`. */
@@ -147,12 +163,12 @@ export function topic(name: string): TopicDefinition {
   return { kind: "topic", topic: checkName("topic", name) };
 }
 
-function define<Data>(
+function define<Type extends string, Data>(
   kind: MessageDefinition["kind"],
-  type: string,
+  type: Type,
   schema: Schema<unknown, Data>,
-  options: CommandOptions<Data>,
-): MessageDefinition<Data> {
+  options: Pick<CommandOptions<Data>, "version" | "upcast" | "key">,
+): MessageDefinition<Data, Type> {
   const { version = 1, upcast = {}, key } = options;
   checkName(`${kind} type`, type);
   checkRange("version", version, 1, 1_000_000, true);

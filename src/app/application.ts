@@ -1,0 +1,163 @@
+/**
+ * The application as its parts see it: what can be sent to it, asked of it and known about it.
+ *
+ * @module
+ */
+import type { ParsedEvent } from "../core/codec.ts";
+import type {
+  AnyCommand,
+  AnyEvent,
+  AnyQuery,
+  DataOf,
+  EventDefinition,
+  ResultOf,
+  TopicDefinition,
+} from "../core/definition.ts";
+import type { Abortable } from "../core/clock.ts";
+import type { Message, MessageOptions } from "../core/message.ts";
+import type { DispatchResult, HandlerContext } from "../messaging/context.ts";
+import type { LoopHealth } from "../messaging/loop.ts";
+import type { Broker } from "../ports/broker.ts";
+import type { ExpectedVersion, AppendResult } from "../ports/event_store.ts";
+import type { Store } from "../ports/store.ts";
+import type { Aggregate } from "../sourcing/aggregate.ts";
+import type { Projection } from "../sourcing/projection.ts";
+import type { Saga, SagaUse } from "../sagas/definition.ts";
+import type { ConsumerOptions } from "../messaging/consumer.ts";
+import type { CommandHandler, CommandMiddleware } from "../cqrs/command_bus.ts";
+import type { QueryHandler } from "../cqrs/query_bus.ts";
+
+/** An assembled application. */
+export interface Millstream extends AsyncDisposable {
+  /** The event store and everything that commits with it. */
+  readonly store: Store;
+  /** The broker. */
+  readonly broker: Broker;
+  /** What is declared, for gateways and documents. */
+  readonly declared: Declared;
+
+  /**
+   * Publishes an event to its topic. Resolves when the broker has it.
+   *
+   * @throws `VALIDATION_FAILED`, `UNSERIALIZABLE`, `PAYLOAD_TOO_LARGE`, `PAYLOAD_TOO_DEEP`: nothing was sent.
+   * @throws `PUBLISH_INDETERMINATE`: it may have been sent. Publish again with `options.id` = `details.ids[0]`.
+   */
+  publish<Data>(definition: EventDefinition<Data>, data: Data, options?: PublishEventOptions): Promise<{ readonly id: string }>;
+
+  /**
+   * Publishes events that came from outside, their data byte for byte, in one call. Events of a declared type are
+   * validated; a topic declared with `topic()` takes any type.
+   *
+   * @throws `UNKNOWN_TOPIC`, `VALIDATION_FAILED`, and as {@linkcode Millstream.publish}.
+   */
+  publishEvents(topic: string, events: readonly ParsedEvent[], options?: Abortable): Promise<{ readonly ids: readonly string[] }>;
+
+  /** Appends events that came from outside to a stream, validated, and publishes them after the commit. Types must be declared. */
+  appendEvents(stream: string, events: readonly ParsedEvent[], expected: ExpectedVersion): Promise<AppendResult>;
+
+  /** Handles every message of a definition (or, for a topic, every message on it) as a member of a consumer group. */
+  on<D extends AnyEvent | TopicDefinition>(
+    source: D,
+    options: OnOptions,
+    handler: (message: Message<DataOf<D>>, context: HandlerContext) => unknown,
+  ): Millstream;
+
+  /** Adds an aggregate: its commands load, fold, decide and append. */
+  use<State>(aggregate: Aggregate<State>, options: UseAggregateOptions): Millstream;
+  /** Adds a projection, run by one process at a time. */
+  use(projection: Projection): Millstream;
+  /** Adds a saga, driven by any process that has it. */
+  use<Data>(saga: Saga<Data>, options?: SagaUse<Data>): Millstream;
+
+  /** Handles a command that belongs to no aggregate. */
+  handle<C extends AnyCommand>(command: C, handler: CommandHandler<DataOf<C>, ResultOf<C>>): Millstream;
+  /** Answers a query. */
+  answer<Q extends AnyQuery>(query: Q, handler: QueryHandler<DataOf<Q>, ResultOf<Q>>): Millstream;
+  /** Answers a query from projections: `ask(..., { after })` waits for all of them. */
+  answer<Q extends AnyQuery>(query: Q, options: AnswerOptions, handler: QueryHandler<DataOf<Q>, ResultOf<Q>>): Millstream;
+  /** Adds a middleware around all command handlers; the first added is the outermost. */
+  middleware(middleware: CommandMiddleware): Millstream;
+  /** Declares topics and events that are published but not handled here. */
+  declare(...definitions: readonly (AnyEvent | TopicDefinition)[]): Millstream;
+
+  /**
+   * Runs a command here and now. Repeating it with the same `options.id` repeats no effect on an aggregate.
+   *
+   * @throws `HANDLER_NOT_FOUND`, `VALIDATION_FAILED`, `REFUSED`, `CONCURRENCY_CONFLICT` (after its retries), or what the handler threw.
+   */
+  dispatch<C extends AnyCommand>(command: C, data: DataOf<C>, options?: MessageOptions): Promise<DispatchResult<ResultOf<C>>>;
+
+  /**
+   * Asks a query.
+   *
+   * @throws `HANDLER_NOT_FOUND`, `VALIDATION_FAILED`, `NOT_CAUGHT_UP` if the projections did not reach `after` in time.
+   */
+  ask<Q extends AnyQuery>(query: Q, params: DataOf<Q>, options?: AskOptions): Promise<ResultOf<Q>>;
+
+  /** Starts a saga that is not started by an event. The same id again starts nothing. Resolves with whether it was new. */
+  startSaga<Data>(saga: Saga<Data>, id: string, data: Data, options?: { readonly correlationId?: string }): Promise<boolean>;
+
+  /** Prepares the store and starts everything that runs by itself. Resolves when it runs. When `signal` aborts, it closes. */
+  start(options?: Abortable): Promise<void>;
+
+  /** How the parts that must run are doing. */
+  health(): Promise<Health>;
+
+  /** Stops taking in work, finishes what was started within `graceMs`, hands the rest back, and closes broker and store. Idempotent. */
+  close(options?: { readonly graceMs?: number }): Promise<void>;
+}
+
+/** Options of {@linkcode Millstream.publish}. */
+export interface PublishEventOptions extends MessageOptions, Abortable {
+  /** Not handled before this many milliseconds have passed. @default 0 */
+  readonly delayMs?: number;
+}
+
+/** Options of {@linkcode Millstream.on}. */
+export interface OnOptions extends ConsumerOptions {
+  /**
+   * The consumer group. Each group gets every message once; members of a group share the work. All members must
+   * register the same handlers: what a group has no handler for is passed over.
+   */
+  readonly group: string;
+}
+
+/** Options of {@linkcode Millstream.use} for an aggregate. */
+export interface UseAggregateOptions {
+  /** The aggregate's id, from the data of any of its commands. */
+  // deno-lint-ignore no-explicit-any -- the union of all its commands' data
+  readonly id: (data: any) => string;
+}
+
+/** Options of {@linkcode Millstream.answer}. */
+export interface AnswerOptions {
+  /** The projections it reads from. */
+  readonly after?: readonly Projection[];
+}
+
+/** Options of {@linkcode Millstream.ask}. */
+export interface AskOptions extends Abortable {
+  /** Wait until the projections have seen this position: a token, or what `dispatch` returned. */
+  readonly after?: string | { readonly position?: string };
+  /** How long to wait for that, in milliseconds. @default 5_000 */
+  readonly waitMs?: number;
+}
+
+/** What an application has. */
+export interface Declared {
+  /** Topics by name; `open` ones take any event type. */
+  readonly topics: ReadonlyMap<string, { readonly open: boolean; readonly events: ReadonlyMap<string, AnyEvent> }>;
+  readonly events: ReadonlyMap<string, AnyEvent>;
+  readonly commands: ReadonlyMap<string, AnyCommand>;
+  readonly queries: ReadonlyMap<string, AnyQuery>;
+}
+
+/** What {@linkcode Millstream.health} returns. */
+export interface Health {
+  /** Whether work can be done: everything below is well. */
+  readonly ready: boolean;
+  readonly store: "ok" | string;
+  readonly broker: "ok" | string;
+  /** Each loop that must run, and when it last said so. */
+  readonly loops: readonly LoopHealth[];
+}
