@@ -62,6 +62,12 @@ export async function eventually<T>(
   }
 }
 
+/** Work that goes on beside the test: if it fails, that counts where it is awaited, and not before. */
+export function beside<T>(work: Promise<T>): Promise<T> {
+  work.catch(() => {});
+  return work;
+}
+
 /** Fails the test. */
 export function fail(message: string): never {
   throw new Error(message);

@@ -21,3 +21,14 @@ export interface TestRunnerOptions {
   /** After how many milliseconds the runner should give the test up. */
   readonly timeout: number;
 }
+
+/** Registers a test, or one that is skipped: then its name carries the reason, which some runners do not show. */
+export function register(
+  test: TestRunner,
+  name: string,
+  { skip, timeout }: { readonly skip: string | undefined; readonly timeout: number },
+  run: () => Promise<void>,
+): void {
+  if (skip === undefined) test(name, { timeout }, run);
+  else test(`${name} (skipped: ${skip})`, { skip, timeout }, run);
+}

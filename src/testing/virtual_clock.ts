@@ -44,19 +44,14 @@ export function virtualClock(startMs: number = Date.UTC(2026, 0, 1)): VirtualClo
 
   async function run(ms: number): Promise<void> {
     const end = elapsed + ms;
-    const settle = promiseJobs();
-    try {
-      await settle.wait();
-      while (timers.length > 0 && timers[0]!.due <= end) {
-        const { due, callback } = timers.shift()!;
-        elapsed = Math.max(elapsed, due);
-        callback();
-        await settle.wait();
-      }
-      elapsed = end;
-    } finally {
-      settle.close();
+    await promiseJobs();
+    while (timers.length > 0 && timers[0]!.due <= end) {
+      const { due, callback } = timers.shift()!;
+      elapsed = Math.max(elapsed, due);
+      callback();
+      await promiseJobs();
     }
+    elapsed = end;
   }
 
   return {
@@ -96,20 +91,17 @@ function insertionPoint(timers: readonly Timer[], due: number): number {
   return low;
 }
 
-/** Waits until all promise jobs have run: a message port is served only when none is left. */
-function promiseJobs(): { wait(): Promise<void>; close(): void } {
-  const { port1, port2 } = new MessageChannel();
-  let wake: () => void = () => {};
-  port1.onmessage = () => wake();
-  return {
-    wait: () =>
-      new Promise((resolve) => {
-        wake = resolve;
-        port2.postMessage(null);
-      }),
-    close() {
+/**
+ * Resolves when all promise jobs have run: a message is delivered by the event loop, which comes after them. A new
+ * channel each time, since Deno delivers the second message of a channel among promise jobs.
+ */
+function promiseJobs(): Promise<void> {
+  return new Promise((resolve) => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => {
       port1.close();
-      port2.close();
-    },
-  };
+      resolve();
+    };
+    port2.postMessage(null);
+  });
 }

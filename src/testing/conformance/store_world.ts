@@ -9,7 +9,7 @@ import type { EventToAppend } from "../../ports/event_store.ts";
 import type { OutboxEntry } from "../../ports/outbox.ts";
 import type { Store } from "../../ports/store.ts";
 import { eventually } from "../assert.ts";
-import type { TestRunner } from "../runner.ts";
+import { register, type TestRunner } from "../runner.ts";
 import { testMessage, type TestMessageOptions, uniqueNames } from "./messages.ts";
 
 /** A store for one test. */
@@ -77,10 +77,12 @@ export async function storeSuite(options: StoreConformanceOptions): Promise<Stor
   return {
     test(title, run, needs = []) {
       const missing = needs.find((need) => !hooks[need]);
+      const skip = missing && `no ${missing}() was given to the suite`;
       const timeout = patienceMs * 4 + 20_000;
-      options.test(
+      register(
+        options.test,
         `${options.name ?? name}: ${title}`,
-        missing ? { skip: `no ${missing}() was given to the suite`, timeout } : { timeout },
+        { skip, timeout },
         () => runInWorld(options, run),
       );
     },

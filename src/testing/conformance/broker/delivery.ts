@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { deepEqual, equal, ok, rejects } from "../../assert.ts";
+import { beside, deepEqual, equal, ok, rejects } from "../../assert.ts";
 import { idsOf } from "../messages.ts";
 import type { BrokerSuite } from "./world.ts";
 
@@ -149,7 +149,7 @@ export function deliveryTests({ test }: BrokerSuite): void {
 
   test("ends a waiting pull when something is published", async (world) => {
     const group = await world.subscribe("readers");
-    const pulling = group.pull(10, { waitMs: world.patienceMs });
+    const pulling = beside(group.pull(10, { waitMs: world.patienceMs }));
     await world.sleep(100);
     const start = world.clock.monotonic();
     await world.broker.publish(world.topic, [world.message()]);
@@ -166,11 +166,8 @@ export function deliveryTests({ test }: BrokerSuite): void {
       "pull, aborted before",
     );
     const controller = new AbortController();
-    const pulling = rejects(
-      group.pull(1, { waitMs: world.patienceMs * 2, signal: controller.signal }),
-      "ABORTED",
-      "pull, aborted while waiting",
-    );
+    const waiting = group.pull(1, { waitMs: world.patienceMs * 2, signal: controller.signal });
+    const pulling = beside(rejects(waiting, "ABORTED", "pull, aborted while waiting"));
     await world.sleep(100);
     const start = world.clock.monotonic();
     controller.abort();
@@ -184,7 +181,7 @@ export function deliveryTests({ test }: BrokerSuite): void {
 
   test("serves two pulls of one subscription at the same time, each message once", async (world) => {
     const group = await world.subscribe("readers");
-    const pulls = [group.pull(5, { waitMs: world.patienceMs }), group.pull(5, { waitMs: world.patienceMs })];
+    const pulls = [1, 2].map(() => beside(group.pull(5, { waitMs: world.patienceMs })));
     const messages = world.messages(10);
     await world.broker.publish(world.topic, messages);
     const received = [...idsOf((await Promise.all(pulls)).flat())];

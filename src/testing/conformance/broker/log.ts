@@ -5,7 +5,7 @@
  */
 import type { EncodedMessage } from "../../../core/message.ts";
 import type { TopicLog } from "../../../ports/broker.ts";
-import { deepEqual, equal, ok, rejects } from "../../assert.ts";
+import { beside, deepEqual, equal, ok, rejects } from "../../assert.ts";
 import { idsOf } from "../messages.ts";
 import type { BrokerSuite, BrokerWorld } from "./world.ts";
 
@@ -42,7 +42,7 @@ export function logTests({ test }: BrokerSuite): void {
     const empty = await log(world).read(world.topic, end, { limit: 10, waitMs: 200 });
     deepEqual(empty.entries, [], "entries at the end");
     ok(world.clock.monotonic() - start >= 190, "the read did not wait");
-    const reading = log(world).read(world.topic, empty.next, { limit: 10, waitMs: world.patienceMs });
+    const reading = beside(log(world).read(world.topic, empty.next, { limit: 10, waitMs: world.patienceMs }));
     await world.sleep(100);
     const message = world.message();
     const published = world.clock.monotonic();
@@ -123,11 +123,8 @@ export function logTests({ test }: BrokerSuite): void {
     const { next } = await log(world).read(world.topic, "now", { limit: 1, waitMs: 0 });
     const controller = new AbortController();
     const { signal } = controller;
-    const reading = rejects(
-      log(world).read(world.topic, next, { limit: 1, waitMs: 60_000, signal }),
-      "ABORTED",
-      "read",
-    );
+    const waiting = log(world).read(world.topic, next, { limit: 1, waitMs: 60_000, signal });
+    const reading = beside(rejects(waiting, "ABORTED", "read"));
     await world.sleep(100);
     controller.abort();
     await reading;

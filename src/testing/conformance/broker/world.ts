@@ -15,6 +15,7 @@ import type {
 } from "../../../ports/broker.ts";
 import type { Failure } from "../../../ports/dead_letters.ts";
 import { deepEqual, fail, ok } from "../../assert.ts";
+import { register } from "../../runner.ts";
 import type { BrokerConformanceOptions, BrokerUnderTest } from "../broker.ts";
 import { idsOf, testMessage, type TestMessageOptions, uniqueNames } from "../messages.ts";
 
@@ -79,9 +80,10 @@ export async function brokerSuite(settings: Settings): Promise<BrokerSuite> {
     test(name, run, needs = []) {
       const skip = needs.map((need) => missing.get(need)).find((reason) => reason !== undefined);
       const timeout = settings.patienceMs * 4 + 20_000;
-      settings.test(
+      register(
+        settings.test,
         `${settings.name ?? features.name}: ${name}`,
-        skip === undefined ? { timeout } : { skip, timeout },
+        { skip, timeout },
         () => runInWorld(settings, run),
       );
     },

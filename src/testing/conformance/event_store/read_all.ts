@@ -4,7 +4,7 @@
  * @module
  */
 import type { AllReadOptions, StoredEvent } from "../../../ports/event_store.ts";
-import { deepEqual, equal, eventually, ok, rejects } from "../../assert.ts";
+import { beside, deepEqual, equal, eventually, ok, rejects } from "../../assert.ts";
 import { idsOf } from "../messages.ts";
 import type { StoreSuite, StoreWorld } from "../store_world.ts";
 
@@ -87,7 +87,7 @@ export function readAllTests({ test }: StoreSuite): void {
     ok(empty.position >= first!.position, "the position never goes back");
 
     const types = ["awaited.happened"];
-    const reading = events.readAll(empty.position, { limit: 10, waitMs: world.patienceMs, types });
+    const reading = beside(events.readAll(empty.position, { limit: 10, waitMs: world.patienceMs, types }));
     await world.sleep(100);
     await other.events.append([{ stream, expected: 1, events: world.events(3) }]);
     const appended = world.clock.monotonic();
@@ -107,7 +107,9 @@ export function readAllTests({ test }: StoreSuite): void {
     const { events } = world.store;
     const controller = new AbortController();
     const { signal } = controller;
-    const reading = rejects(events.readAll(0n, { limit: 1, waitMs: 60_000, signal }), "ABORTED", "readAll");
+    const reading = beside(
+      rejects(events.readAll(0n, { limit: 1, waitMs: 60_000, signal }), "ABORTED", "readAll"),
+    );
     await world.sleep(100);
     controller.abort();
     await reading;

@@ -80,7 +80,7 @@ export function transactionTests({ test }: StoreSuite): void {
       await world.sleep(150);
       order.push("first done");
     });
-    await firstAppended;
+    await Promise.race([firstAppended, first]);
     const second = rejects(
       other.transaction(async ({ events }) => {
         await events.append([{ stream, expected: 0, events: world.events(1) }]);

@@ -114,7 +114,7 @@ export function leaseTests({ test }: StoreSuite): void {
       await checkpoints.advance("reader", 0n, 1n);
       order.push("written");
     });
-    await fenced;
+    await Promise.race([fenced, work]);
     await world.sleep(world.leaseMs / 2);
     const takeover = eventually(
       world.clock,
