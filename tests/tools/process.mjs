@@ -26,11 +26,12 @@ const cleanups = [];
  *
  * @param {string} command
  * @param {readonly string[]} args
- * @param {{ cwd?: string, env?: NodeJS.ProcessEnv, limitMs?: number, echo?: boolean }} [options] `limitMs`: how long it
- * may take, 10 minutes by default. `echo`: also writes the output through.
+ * @param {{ cwd?: string, env?: NodeJS.ProcessEnv, limitMs?: number, lastWords?: NodeJS.Signals }} [options] `limitMs`: how
+ * long it may take, 10 minutes by default. `lastWords`: a signal that is sent half a second before it is killed for
+ * being late, so that it can say what it waits for.
  * @returns {Promise<Ended>} Never rejects: a command that cannot be started ends with code 127.
  */
-export function run(command, args, { cwd, env = process.env, limitMs = 600_000, echo = false } = {}) {
+export function run(command, args, { cwd, env = process.env, limitMs = 600_000, lastWords } = {}) {
   return new Promise((resolve) => {
     const started = performance.now();
     const child = spawn(command, args, {
@@ -47,7 +48,8 @@ export function run(command, args, { cwd, env = process.env, limitMs = 600_000, 
     let done = false;
     const timer = setTimeout(() => {
       late = true;
-      killGroup(pid);
+      if (lastWords) child.kill(lastWords);
+      setTimeout(() => killGroup(pid), lastWords ? 500 : 0);
     }, limitMs);
     /** @param {number | null} code @param {string | null} signal */
     const end = (code, signal) => {
@@ -69,11 +71,9 @@ export function run(command, args, { cwd, env = process.env, limitMs = 600_000, 
     child.stdout.setEncoding("utf8").on("data", (text) => {
       output += text;
       stdout += text;
-      if (echo) process.stdout.write(text);
     });
     child.stderr.setEncoding("utf8").on("data", (text) => {
       output += text;
-      if (echo) process.stderr.write(text);
     });
     child.on("error", (error) => {
       output += `${error.message}\n`;

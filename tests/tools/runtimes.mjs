@@ -104,8 +104,11 @@ function nodeArgs(file, report) {
   const compiled = `tests/.build/${file.replace(/\.ts$/, ".js")}`;
   return [
     "--enable-source-maps",
+    "--import=./tests/tools/node_strict.mjs",
     "--test-reporter=junit",
     `--test-reporter-destination=${report}`,
+    "--test-reporter=spec", // says where it was, if it crashes or hangs
+    "--test-reporter-destination=stdout",
     compiled,
   ];
 }

@@ -72,7 +72,7 @@ export async function runFile(runtime, file, { env, limitMs }) {
     : "";
   for (const test of cases) {
     if (test.outcome === "skipped") {
-      test.detail ||= reasons || "no reason given";
+      test.detail ||= reasons;
     }
   }
   const strayErrors = readIfThere(stray);

@@ -284,14 +284,24 @@ function report(tallies, ms) {
   return failed.length > 0 || passed === 0 ? 1 : 0;
 }
 
-/** Each skipped test once, with the places it was skipped in. @param {Entry[]} skipped */
+/**
+ * Each skipped test once, with the places it was skipped in. Not every runtime reports the reason: then it is the one
+ * that another has.
+ *
+ * @param {Entry[]} skipped
+ */
 function skippedLines(skipped) {
-  /** @type {Map<string, string[]>} */
+  /** @type {Map<string, { reason: string, places: string[] }>} */
   const byTest = new Map();
   for (const { where, name, detail } of skipped) {
     const [, runtime = where, file = ""] = /^(\S+ \S+) (tests\/\S+)$/.exec(where) ?? [];
-    const line = `  ${file ? `${file}: ` : ""}${name} — ${detail}`;
-    byTest.set(line, [...byTest.get(line) ?? [], runtime]);
+    const test = file ? `${file}: ${name}` : name;
+    const entry = byTest.get(test) ?? { reason: "", places: [] };
+    entry.reason ||= detail;
+    entry.places.push(runtime);
+    byTest.set(test, entry);
   }
-  return [...byTest].map(([line, places]) => `${line} (${places.join(", ")})`);
+  return [...byTest].map(([test, { reason, places }]) =>
+    `  ${test} — ${reason || "no reason given"} (${places.join(", ")})`
+  );
 }
