@@ -42,6 +42,7 @@ cannot be had a failure.`;
 cleanUpOnSignals();
 process.exitCode = await main().catch((error) => {
   console.error(error instanceof Error ? error.message : error);
+  console.log("\n0 passed, 1 failed, 0 skipped");
   return 1;
 });
 await cleanUp();
