@@ -1,0 +1,176 @@
+/**
+ * The store on Postgres: every port on one session, and the transaction that binds them.
+ *
+ * @module
+ */
+import { checkRange } from "../core/backoff.ts";
+import { type Clock, systemClock, withDeadline } from "../core/clock.ts";
+import { disposer } from "../core/dispose.ts";
+import { MillstreamError } from "../core/errors.ts";
+import type { Broker } from "../ports/broker.ts";
+import type { SqlDriver, SqlSession } from "../ports/sql.ts";
+import type { Store, StorePorts } from "../ports/store.ts";
+import { postgresBroker } from "./broker/broker.ts";
+import { checkpoints } from "./checkpoints.ts";
+import type { Scope, StoreContext } from "./context.ts";
+import { eventStore } from "./event_store.ts";
+import { idempotencyKeys } from "./idempotency.ts";
+import { inbox } from "./inbox.ts";
+import { leases } from "./leases.ts";
+import { maintenance, type Pruned } from "./maintenance.ts";
+import { checkMigrated, migrate, quoteSchema } from "./migrate.ts";
+import { outbox } from "./outbox.ts";
+import { sagas } from "./sagas.ts";
+import { sqlTag } from "./tag.ts";
+import { createBell, createBells } from "./wakeup.ts";
+import { watermark } from "./watermark.ts";
+
+/** Options of every Postgres store, whatever the client. */
+export interface StoreOptions {
+  /** The Postgres schema that holds the tables: up to 41 of `a-z 0-9 _`. @default "millstream" */
+  readonly schema?: string;
+  /** Whether `start` brings the schema up to date; if not, it only checks that it is. @default true */
+  readonly migrate?: boolean;
+  /** How long a message stays after every group has finished it, in milliseconds. @default 7 days */
+  readonly retentionMs?: number;
+  /** How long an outbox message stays after it was sent, in milliseconds. @default 1 day */
+  readonly outboxRetentionMs?: number;
+  /** The longest time between two looks for news from other processes, in milliseconds. @default 250 */
+  readonly pollMs?: number;
+  /** For waiting only: times that are kept come from the database. @default the runtime's */
+  readonly clock?: Clock;
+}
+
+/** A store on Postgres. */
+export interface PostgresStore extends Store {
+  /** One round of the housekeeping that otherwise happens by itself now and then. Bounded work. */
+  prune(): Promise<Pruned>;
+}
+
+const DAY_MS = 86_400_000;
+
+/** Binds the ports to a driver, which the store closes when it is closed. */
+export function postgresStore(driver: SqlDriver, options: StoreOptions): PostgresStore {
+  const { schema = "millstream", clock = systemClock, pollMs = 250 } = options;
+  const { retentionMs = 7 * DAY_MS, outboxRetentionMs = DAY_MS } = options;
+  const quoted = quoteSchema(schema);
+  checkRange("pollMs", pollMs, 1, 60_000);
+  checkRange("retentionMs", retentionMs, 0, 3_660 * DAY_MS);
+  checkRange("outboxRetentionMs", outboxRetentionMs, 0, 3_660 * DAY_MS);
+
+  const intervals = { minMs: Math.min(10, pollMs), maxMs: pollMs };
+  const housekeeping = maintenance(driver, quoted, clock, {
+    messagesMs: retentionMs,
+    outboxMs: outboxRetentionMs,
+  });
+  const context: StoreContext = {
+    schema: quoted,
+    clock,
+    intervals,
+    watermark: watermark(),
+    appended: createBell(clock),
+  };
+  const shared = { clock, intervals, watermark: watermark(), bells: createBells(clock) };
+  const parts = disposer();
+  parts.defer(async () => await driver[Symbol.asyncDispose]());
+  parts.defer(housekeeping.stop);
+  let closing: Promise<void> | undefined;
+
+  const session: SqlSession = {
+    query(text, values) {
+      housekeeping.touch();
+      return driver.query(text, values);
+    },
+  };
+  // Brokers are closed by the store, and still hand back what they hold: they do without this check.
+  const whileOpen: SqlSession = {
+    async query(text, values) {
+      checkOpen();
+      return await session.query(text, values);
+    },
+  };
+
+  function checkOpen(): void {
+    if (closing) throw new MillstreamError("CLOSED", "Cannot use the store: it was closed");
+  }
+
+  async function start(): Promise<void> {
+    checkOpen();
+    await checkIsolation(driver);
+    if (options.migrate ?? true) await migrate(driver, schema);
+    else await checkMigrated(driver, schema);
+  }
+
+  async function transaction<T>(work: (ports: StorePorts) => Promise<T>): Promise<T> {
+    checkOpen();
+    let appended = false;
+    const onAppend = (): void => void (appended = true);
+    const result = await driver.transaction((session) =>
+      work(ports(context, { session, inTransaction: true, onAppend }))
+    );
+    if (appended) context.appended.ring();
+    return result;
+  }
+
+  function broker(): Broker {
+    checkOpen();
+    const created = postgresBroker({ ...shared, session, schema: quoted, ping });
+    parts.defer(async () => await created[Symbol.asyncDispose]());
+    return created;
+  }
+
+  async function ping(): Promise<void> {
+    checkOpen();
+    const late = (): Error => unavailable("no answer within 3 s");
+    try {
+      await withDeadline(clock, 3_000, driver.query("select 1"), late);
+    } catch (cause) {
+      throw unavailable("the query failed", cause);
+    }
+  }
+
+  return {
+    name: "postgres",
+    ...ports(context, { session: whileOpen, inTransaction: false, onAppend: () => context.appended.ring() }),
+    start,
+    transaction,
+    broker,
+    ping,
+    prune: housekeeping.prune,
+    [Symbol.asyncDispose]: () => closing ??= parts.dispose(),
+  };
+}
+
+function ports(context: StoreContext, scope: Scope): StorePorts {
+  const { session } = scope;
+  const { schema } = context;
+  return {
+    events: eventStore(context, scope),
+    outbox: outbox(session, schema),
+    inbox: inbox(session, schema),
+    checkpoints: checkpoints(session, schema),
+    leases: leases(session, schema),
+    sagas: sagas(session, schema),
+    idempotency: idempotencyKeys(session, schema),
+    sql: sqlTag(session),
+  };
+}
+
+/**
+ * The functions of the schema take a lock in one statement and rely on the next one to see what was committed
+ * meanwhile, which only READ COMMITTED gives them.
+ */
+async function checkIsolation(session: SqlSession): Promise<void> {
+  const [row] = await session.query<{ level: string }>(
+    "select current_setting('transaction_isolation') as level",
+  );
+  if (row?.level === "read committed") return;
+  throw new MillstreamError(
+    "UNSUPPORTED",
+    `Cannot use the database: expected default_transaction_isolation "read committed", got "${row?.level}"`,
+  );
+}
+
+function unavailable(why: string, cause?: unknown): MillstreamError {
+  return new MillstreamError("UNAVAILABLE", `Cannot reach Postgres: ${why}`, { cause });
+}
