@@ -8,7 +8,6 @@ import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import {
   accessSync,
   constants,
-  cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -329,8 +328,7 @@ function makeCluster(bin: string, folder: string, data: string): void {
   const template = process.env.MILLSTREAM_POSTGRES_TEMPLATE;
   if (isRoot()) execFileSync("chown", ["postgres", folder]);
   if (template && existsSync(join(template, "PG_VERSION"))) {
-    if (isRoot()) execFileSync("cp", ["-a", template, data]);
-    else cpSync(template, data, { recursive: true });
+    execFileSync("cp", ["-Rp", template, data]); // Node's cpSync does not keep the mode of a folder
     return;
   }
   initdb(bin, folder, data);
