@@ -1,1 +1,176 @@
-export {};
+/**
+ * Millstream: event-driven systems in TypeScript. Queues, pub/sub, event sourcing, CQRS and sagas on Redis Streams and
+ * Postgres, and on nothing at all.
+ *
+ * @example
+ * ```ts
+ * import { event, millstream } from "millstream";
+ * import * as v from "valibot";
+ *
+ * const OrderPlaced = event("order.placed", v.object({ orderId: v.string(), total: v.number() }));
+ * const app = millstream();
+ * app.on(OrderPlaced, { group: "billing" }, (placed) => send(placed.data.orderId));
+ * await app.start();
+ * await app.publish(OrderPlaced, { orderId: "o-1", total: 42 });
+ * ```
+ *
+ * @module
+ */
+
+// The application.
+export { millstream, type MillstreamOptions } from "./src/app/millstream.ts";
+export type {
+  AnswerOptions,
+  AskOptions,
+  Declared,
+  Health,
+  Millstream,
+  OnOptions,
+  PublishEventOptions,
+  UseAggregateOptions,
+} from "./src/app/application.ts";
+
+// What is said: definitions and messages.
+export {
+  type AnyCommand,
+  type AnyEvent,
+  type AnyQuery,
+  command,
+  type CommandDefinition,
+  type CommandOptions,
+  type DataOf,
+  event,
+  type EventDefinition,
+  type EventOptions,
+  type MessageDefinition,
+  type NewEvent,
+  query,
+  type QueryDefinition,
+  type ResultOf,
+  topic,
+  type TopicDefinition,
+  type Upcaster,
+} from "./src/core/definition.ts";
+export type { EncodedMessage, Message, MessageOptions, Recorded } from "./src/core/message.ts";
+export {
+  decodeMessage,
+  encodeMessage,
+  type MessageLimits,
+  type ParsedEvent,
+  parseEvent,
+} from "./src/core/codec.ts";
+export type { Output, Schema, SchemaIssue, SchemaResult } from "./src/core/schema.ts";
+
+// What can go wrong.
+export {
+  type ErrorCode,
+  type ErrorExtras,
+  isMillstreamError,
+  MillstreamError,
+  refuse,
+} from "./src/core/errors.ts";
+
+// Handling messages.
+export type { DispatchResult, Effects, HandlerContext } from "./src/messaging/context.ts";
+export type { ConsumerOptions } from "./src/messaging/consumer.ts";
+export type { LoopHealth } from "./src/messaging/loop.ts";
+export type { RetryPolicy } from "./src/core/backoff.ts";
+
+// Event sourcing.
+export {
+  type Aggregate,
+  aggregate,
+  type AggregateParts,
+  type Deciders,
+  type Decision,
+  type Evolvers,
+} from "./src/sourcing/aggregate.ts";
+export {
+  type ProjectedEvent,
+  type Projection,
+  projection,
+  type ProjectionContext,
+  type ProjectionOptions,
+} from "./src/sourcing/projection.ts";
+
+// Commands and queries.
+export type {
+  CommandContext,
+  CommandHandler,
+  CommandMiddleware,
+  CommandRun,
+} from "./src/cqrs/command_bus.ts";
+export type { QueryContext, QueryHandler } from "./src/cqrs/query_bus.ts";
+
+// Sagas.
+export {
+  type Saga,
+  saga,
+  type SagaUse,
+  type Step,
+  type StepContext,
+  type StepParts,
+} from "./src/sagas/definition.ts";
+
+// Idempotent operations.
+export { runOnce, type RunOnceOptions, type RunOnceResult } from "./src/idempotency/idempotent.ts";
+
+// In memory: the embedded default, and for tests.
+export { memoryStore, type MemoryStoreOptions } from "./src/memory/store.ts";
+export { memoryBroker, type MemoryBrokerOptions } from "./src/memory/broker.ts";
+
+// Ports, for those who bring their own store or broker.
+export type {
+  Broker,
+  BrokerFeatures,
+  Delivery,
+  GroupLag,
+  Publisher,
+  PublishOptions,
+  PullOptions,
+  SubscribeOptions,
+  Subscription,
+  TopicLog,
+  TopicPage,
+  TopicReadOptions,
+} from "./src/ports/broker.ts";
+export type { DeadLetter, DeadLetterFilter, DeadLetters, Failure } from "./src/ports/dead_letters.ts";
+export type {
+  AllPage,
+  AllReadOptions,
+  AppendResult,
+  EventStore,
+  EventToAppend,
+  ExpectedVersion,
+  StoredEvent,
+  StreamAppend,
+  StreamReadOptions,
+} from "./src/ports/event_store.ts";
+export type { Store, StorePorts } from "./src/ports/store.ts";
+export type { Outbox, OutboxEntry, OutboxMessage } from "./src/ports/outbox.ts";
+export type { Inbox } from "./src/ports/inbox.ts";
+export type { Checkpoints } from "./src/ports/checkpoints.ts";
+export type { Lease, Leases } from "./src/ports/leases.ts";
+export type {
+  ClaimedSaga,
+  SagaFilter,
+  SagaInstance,
+  SagaStatus,
+  SagaStepRecord,
+  SagaStore,
+} from "./src/ports/saga_store.ts";
+export type { IdempotencyKeys, IdempotencyState } from "./src/ports/idempotency.ts";
+export type { Sql, SqlDriver, SqlFragment, SqlQuery, SqlRow, SqlSession, SqlValue } from "./src/ports/sql.ts";
+export type {
+  RedisArgument,
+  RedisCallOptions,
+  RedisConnection,
+  RedisDriver,
+  RedisReply,
+  RedisScript,
+} from "./src/ports/redis.ts";
+
+// Time, chance and what happens: arguments with good defaults.
+export { type Abortable, type Clock, systemClock } from "./src/core/clock.ts";
+export { type IdGenerator, type Random, uuidv5, uuidv7Generator } from "./src/core/ids.ts";
+export type { Observation, Observer } from "./src/core/observer.ts";

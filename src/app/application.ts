@@ -18,7 +18,7 @@ import type { Message, MessageOptions } from "../core/message.ts";
 import type { DispatchResult, HandlerContext } from "../messaging/context.ts";
 import type { LoopHealth } from "../messaging/loop.ts";
 import type { Broker } from "../ports/broker.ts";
-import type { ExpectedVersion, AppendResult } from "../ports/event_store.ts";
+import type { AppendResult, ExpectedVersion } from "../ports/event_store.ts";
 import type { Store } from "../ports/store.ts";
 import type { Aggregate } from "../sourcing/aggregate.ts";
 import type { Projection } from "../sourcing/projection.ts";
@@ -42,7 +42,11 @@ export interface Millstream extends AsyncDisposable {
    * @throws `VALIDATION_FAILED`, `UNSERIALIZABLE`, `PAYLOAD_TOO_LARGE`, `PAYLOAD_TOO_DEEP`: nothing was sent.
    * @throws `PUBLISH_INDETERMINATE`: it may have been sent. Publish again with `options.id` = `details.ids[0]`.
    */
-  publish<Data>(definition: EventDefinition<Data>, data: Data, options?: PublishEventOptions): Promise<{ readonly id: string }>;
+  publish<Data>(
+    definition: EventDefinition<Data>,
+    data: Data,
+    options?: PublishEventOptions,
+  ): Promise<{ readonly id: string }>;
 
   /**
    * Publishes events that came from outside, their data byte for byte, in one call. Events of a declared type are
@@ -50,10 +54,18 @@ export interface Millstream extends AsyncDisposable {
    *
    * @throws `UNKNOWN_TOPIC`, `VALIDATION_FAILED`, and as {@linkcode Millstream.publish}.
    */
-  publishEvents(topic: string, events: readonly ParsedEvent[], options?: Abortable): Promise<{ readonly ids: readonly string[] }>;
+  publishEvents(
+    topic: string,
+    events: readonly ParsedEvent[],
+    options?: Abortable,
+  ): Promise<{ readonly ids: readonly string[] }>;
 
   /** Appends events that came from outside to a stream, validated, and publishes them after the commit. Types must be declared. */
-  appendEvents(stream: string, events: readonly ParsedEvent[], expected: ExpectedVersion): Promise<AppendResult>;
+  appendEvents(
+    stream: string,
+    events: readonly ParsedEvent[],
+    expected: ExpectedVersion,
+  ): Promise<AppendResult>;
 
   /** Handles every message of a definition (or, for a topic, every message on it) as a member of a consumer group. */
   on<D extends AnyEvent | TopicDefinition>(
@@ -74,7 +86,11 @@ export interface Millstream extends AsyncDisposable {
   /** Answers a query. */
   answer<Q extends AnyQuery>(query: Q, handler: QueryHandler<DataOf<Q>, ResultOf<Q>>): Millstream;
   /** Answers a query from projections: `ask(..., { after })` waits for all of them. */
-  answer<Q extends AnyQuery>(query: Q, options: AnswerOptions, handler: QueryHandler<DataOf<Q>, ResultOf<Q>>): Millstream;
+  answer<Q extends AnyQuery>(
+    query: Q,
+    options: AnswerOptions,
+    handler: QueryHandler<DataOf<Q>, ResultOf<Q>>,
+  ): Millstream;
   /** Adds a middleware around all command handlers; the first added is the outermost. */
   middleware(middleware: CommandMiddleware): Millstream;
   /** Declares topics and events that are published but not handled here. */
@@ -85,7 +101,11 @@ export interface Millstream extends AsyncDisposable {
    *
    * @throws `HANDLER_NOT_FOUND`, `VALIDATION_FAILED`, `REFUSED`, `CONCURRENCY_CONFLICT` (after its retries), or what the handler threw.
    */
-  dispatch<C extends AnyCommand>(command: C, data: DataOf<C>, options?: MessageOptions): Promise<DispatchResult<ResultOf<C>>>;
+  dispatch<C extends AnyCommand>(
+    command: C,
+    data: DataOf<C>,
+    options?: MessageOptions,
+  ): Promise<DispatchResult<ResultOf<C>>>;
 
   /**
    * Asks a query.
@@ -95,7 +115,12 @@ export interface Millstream extends AsyncDisposable {
   ask<Q extends AnyQuery>(query: Q, params: DataOf<Q>, options?: AskOptions): Promise<ResultOf<Q>>;
 
   /** Starts a saga that is not started by an event. The same id again starts nothing. Resolves with whether it was new. */
-  startSaga<Data>(saga: Saga<Data>, id: string, data: Data, options?: { readonly correlationId?: string }): Promise<boolean>;
+  startSaga<Data>(
+    saga: Saga<Data>,
+    id: string,
+    data: Data,
+    options?: { readonly correlationId?: string },
+  ): Promise<boolean>;
 
   /** Prepares the store and starts everything that runs by itself. Resolves when it runs. When `signal` aborts, it closes. */
   start(options?: Abortable): Promise<void>;
@@ -146,7 +171,10 @@ export interface AskOptions extends Abortable {
 /** What an application has. */
 export interface Declared {
   /** Topics by name; `open` ones take any event type. */
-  readonly topics: ReadonlyMap<string, { readonly open: boolean; readonly events: ReadonlyMap<string, AnyEvent> }>;
+  readonly topics: ReadonlyMap<
+    string,
+    { readonly open: boolean; readonly events: ReadonlyMap<string, AnyEvent> }
+  >;
   readonly events: ReadonlyMap<string, AnyEvent>;
   readonly commands: ReadonlyMap<string, AnyCommand>;
   readonly queries: ReadonlyMap<string, AnyQuery>;

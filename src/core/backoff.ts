@@ -38,17 +38,25 @@ export function retryPolicy(policy: RetryPolicy = {}): ResolvedRetryPolicy {
  *
  * @param attempt The attempt that just failed, counted from 1.
  */
-export function backoffDelay(attempt: number, policy: ResolvedRetryPolicy, random: Random = Math.random): number {
+export function backoffDelay(
+  attempt: number,
+  policy: ResolvedRetryPolicy,
+  random: Random = Math.random,
+): number {
   const bound = Math.min(policy.maxMs, policy.baseMs * policy.factor ** Math.min(attempt - 1, 1_000));
   return Math.floor(random() * bound);
 }
 
 /** Refuses a number option outside [min, max] with `INVALID_ARGUMENT` naming the option. */
 export function checkRange(option: string, value: number, min: number, max: number, whole = false): void {
-  if (typeof value === "number" && value >= min && value <= max && (!whole || Number.isInteger(value))) return;
+  if (typeof value === "number" && value >= min && value <= max && (!whole || Number.isInteger(value))) {
+    return;
+  }
   throw new MillstreamError(
     "INVALID_ARGUMENT",
-    `Cannot use option "${option}": expected a ${whole ? "whole " : ""}number from ${min} to ${max}, got ${value}`,
+    `Cannot use option "${option}": expected a ${
+      whole ? "whole " : ""
+    }number from ${min} to ${max}, got ${value}`,
     { details: { option, min, max } },
   );
 }

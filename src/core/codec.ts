@@ -31,7 +31,14 @@ const FIELDS: Readonly<Record<string, keyof Message>> = {
   userid: "userId",
   traceparent: "traceparent",
 };
-const RESERVED = new Set([...Object.keys(FIELDS), "specversion", "datacontenttype", "schemaversion", "data", "data_base64"]);
+const RESERVED = new Set([
+  ...Object.keys(FIELDS),
+  "specversion",
+  "datacontenttype",
+  "schemaversion",
+  "data",
+  "data_base64",
+]);
 const JSON_TYPE = /^application\/([\w.+-]+\+)?json\s*(;|$)/i;
 
 /**
@@ -41,7 +48,11 @@ const JSON_TYPE = /^application\/([\w.+-]+\+)?json\s*(;|$)/i;
  * @param dataText The JSON text of the data, kept as it is. It must have passed {@linkcode scanJson} and `JSON.parse`.
  * @throws `UNSERIALIZABLE`, `PAYLOAD_TOO_DEEP`, `PAYLOAD_TOO_LARGE` or `INVALID_ARGUMENT`.
  */
-export function encodeMessage(message: Message, limits: MessageLimits = {}, dataText?: string): EncodedMessage {
+export function encodeMessage(
+  message: Message,
+  limits: MessageLimits = {},
+  dataText?: string,
+): EncodedMessage {
   const data = dataText ?? stringifyStrict(message.data, limits);
   let body = '{"specversion":"1.0"';
   for (const [attribute, field] of FIELD_LIST) {
@@ -94,7 +105,9 @@ function parseObject(body: string): Record<string, unknown> {
   } catch (cause) {
     throw malformed("not JSON", cause);
   }
-  if (typeof value !== "object" || value === null || Array.isArray(value)) throw malformed("not a JSON object");
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    throw malformed("not a JSON object");
+  }
   return value as Record<string, unknown>;
 }
 
@@ -104,10 +117,17 @@ function parseObject(body: string): Record<string, unknown> {
  *
  * @throws `MALFORMED_MESSAGE` naming the attribute that is missing or wrong.
  */
-export function messageFromAttributes<Data>(attributes: Readonly<Record<string, unknown>>, data: Data): Message<Data> {
-  if (attributes.specversion !== "1.0") throw malformed(`"specversion" is ${describe(attributes.specversion)}, expected "1.0"`);
+export function messageFromAttributes<Data>(
+  attributes: Readonly<Record<string, unknown>>,
+  data: Data,
+): Message<Data> {
+  if (attributes.specversion !== "1.0") {
+    throw malformed(`"specversion" is ${describe(attributes.specversion)}, expected "1.0"`);
+  }
   const { datacontenttype = "application/json" } = attributes;
-  if (typeof datacontenttype !== "string" || !JSON_TYPE.test(datacontenttype) || "data_base64" in attributes) {
+  if (
+    typeof datacontenttype !== "string" || !JSON_TYPE.test(datacontenttype) || "data_base64" in attributes
+  ) {
     throw malformed(`data must be JSON, got content type ${describe(datacontenttype)}`);
   }
   const message: Record<string, unknown> = { data };
@@ -116,7 +136,9 @@ export function messageFromAttributes<Data>(attributes: Readonly<Record<string, 
     if (value === null || value === undefined) continue; // CloudEvents: null is the same as absent
     const field = Object.hasOwn(FIELDS, name) ? FIELDS[name] : undefined;
     if (field) message[field] = textAttribute(name, value, 512);
-    else if (!RESERVED.has(name)) headers[checkAttributeName(name)] = textAttribute(name, scalar(value), 8_192);
+    else if (!RESERVED.has(name)) {
+      headers[checkAttributeName(name)] = textAttribute(name, scalar(value), 8_192);
+    }
   }
   for (const name of ["id", "source", "type"]) {
     if (message[name] === undefined) throw malformed(`attribute "${name}" is missing`);
@@ -135,7 +157,10 @@ function schemaVersion(value: unknown): number {
 
 function checkTime(time: string | undefined): string {
   if (time === undefined) return new Date(0).toISOString();
-  if (/^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$/.test(time) && !Number.isNaN(Date.parse(time))) return time;
+  if (
+    /^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$/.test(time) &&
+    !Number.isNaN(Date.parse(time))
+  ) return time;
   throw malformed(`attribute "time" is ${describe(time)}, expected RFC 3339`);
 }
 
@@ -165,7 +190,10 @@ function malformed(why: string, cause?: unknown): MillstreamError {
 }
 
 function reservedHeader(name: string): MillstreamError {
-  return new MillstreamError("INVALID_ARGUMENT", `Cannot use ${describe(name)} as header name: it is an attribute of its own`);
+  return new MillstreamError(
+    "INVALID_ARGUMENT",
+    `Cannot use ${describe(name)} as header name: it is an attribute of its own`,
+  );
 }
 
 function checkSize(body: string, maxBytes: number): void {

@@ -38,7 +38,8 @@ export interface NewEvent<Data = unknown, Type extends string = string> {
 }
 
 /** The definition of an event. Call it to create one: `OrderPlaced({ orderId: "o-1", total: 42 })`. */
-export interface EventDefinition<Data = unknown, Type extends string = string> extends MessageDefinition<Data, Type> {
+export interface EventDefinition<Data = unknown, Type extends string = string>
+  extends MessageDefinition<Data, Type> {
   (data: Data, options?: MessageOptions): NewEvent<Data, Type>;
   readonly kind: "event";
   readonly topic: string;
@@ -92,7 +93,9 @@ export type AnyQuery = QueryDefinition<any, any, string>;
 export type DataOf<D> = D extends { readonly schema: Schema<unknown, infer Data> } ? Data : unknown;
 
 /** The result type of a command or query. */
-export type ResultOf<D> = D extends { readonly resultSchema: Schema<unknown, infer Result> | undefined } ? Result : never;
+export type ResultOf<D> = D extends { readonly resultSchema: Schema<unknown, infer Result> | undefined }
+  ? Result
+  : never;
 
 /**
  * Defines an event.
@@ -188,7 +191,10 @@ function define<Type extends string, Data>(
  *
  * @throws `UNKNOWN_SCHEMA_VERSION` if it is newer than the definition, `VALIDATION_FAILED` if it does not match.
  */
-export async function upgrade<Data>(definition: MessageDefinition<Data>, message: Message): Promise<Message<Data>> {
+export async function upgrade<Data>(
+  definition: MessageDefinition<Data>,
+  message: Message,
+): Promise<Message<Data>> {
   const { type, version, upcast, schema, kind } = definition;
   if (message.schemaVersion > version) {
     throw new MillstreamError(

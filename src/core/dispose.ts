@@ -30,5 +30,7 @@ async function closeAll(closers: Array<() => void | Promise<void>>): Promise<voi
     }
   }
   if (failures.length === 1) throw failures[0];
-  if (failures.length > 1) throw new AggregateError(failures, `Cannot close cleanly: ${failures.length} parts failed`);
+  if (failures.length > 1) {
+    throw new AggregateError(failures, `Cannot close cleanly: ${failures.length} parts failed`);
+  }
 }

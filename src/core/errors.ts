@@ -115,9 +115,12 @@ export function isMillstreamError(error: unknown, ...codes: ErrorCode[]): error 
 /** Turns whatever was thrown (a string, `undefined`, an object) into an `Error`, unchanged if it is one. */
 export function toError(thrown: unknown): Error {
   if (thrown instanceof Error) return thrown;
-  return new Error(typeof thrown === "string" ? thrown : `Thrown value was not an Error: ${describe(thrown)}`, {
-    cause: thrown,
-  });
+  return new Error(
+    typeof thrown === "string" ? thrown : `Thrown value was not an Error: ${describe(thrown)}`,
+    {
+      cause: thrown,
+    },
+  );
 }
 
 /**

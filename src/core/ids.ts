@@ -49,7 +49,9 @@ export async function uuidv5(name: string): Promise<string> {
   hash[6] = (hash[6]! & 0x0f) | 0x50;
   hash[8] = (hash[8]! & 0x3f) | 0x80;
   const text = Array.from(hash, (byte) => hex(byte, 2)).join("");
-  return `${text.slice(0, 8)}-${text.slice(8, 12)}-${text.slice(12, 16)}-${text.slice(16, 20)}-${text.slice(20)}`;
+  return `${text.slice(0, 8)}-${text.slice(8, 12)}-${text.slice(12, 16)}-${text.slice(16, 20)}-${
+    text.slice(20)
+  }`;
 }
 
 function hex(value: number, digits: number): string {

@@ -16,17 +16,23 @@ export function checkName(kind: string, name: string): string {
   if (typeof name === "string" && NAME.test(name)) return name;
   throw new MillstreamError(
     "INVALID_ARGUMENT",
-    `Cannot use ${describe(name)} as ${kind}: expected 1 to 200 of A-Z a-z 0-9 . _ - starting with a letter or digit`,
+    `Cannot use ${
+      describe(name)
+    } as ${kind}: expected 1 to 200 of A-Z a-z 0-9 . _ - starting with a letter or digit`,
     { details: { kind } },
   );
 }
 
 /** Refuses text that is empty, too long, or that some broker or store could not carry unchanged. */
 export function checkText(kind: string, text: string, maxLength = 255): string {
-  if (typeof text === "string" && text.length > 0 && text.length <= maxLength && isPlainText(text)) return text;
+  if (typeof text === "string" && text.length > 0 && text.length <= maxLength && isPlainText(text)) {
+    return text;
+  }
   throw new MillstreamError(
     "INVALID_ARGUMENT",
-    `Cannot use ${describe(text)} as ${kind}: expected 1 to ${maxLength} characters without control characters or lone surrogates`,
+    `Cannot use ${
+      describe(text)
+    } as ${kind}: expected 1 to ${maxLength} characters without control characters or lone surrogates`,
     { details: { kind, maxLength } },
   );
 }
@@ -48,5 +54,6 @@ export function isPlainText(text: string): boolean {
 
 /** Whether half of a surrogate pair stands alone in `text`, which UTF-8 cannot carry. */
 export function hasLoneSurrogate(text: string): boolean {
-  return /[\ud800-\udfff]/.test(text) && /[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/.test(text);
+  return /[\ud800-\udfff]/.test(text) &&
+    /[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/.test(text);
 }

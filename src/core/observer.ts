@@ -7,17 +7,58 @@
 /** Something that happened while running. Plain data; never contains payloads. */
 export type Observation =
   | { readonly kind: "published"; readonly topic: string; readonly count: number }
-  | { readonly kind: "handled"; readonly topic: string; readonly group: string; readonly type: string; readonly id: string; readonly attempt: number; readonly durationMs: number }
-  | { readonly kind: "ignored"; readonly topic: string; readonly group: string; readonly type: string; readonly id: string }
+  | {
+    readonly kind: "handled";
+    readonly topic: string;
+    readonly group: string;
+    readonly type: string;
+    readonly id: string;
+    readonly attempt: number;
+    readonly durationMs: number;
+  }
+  | {
+    readonly kind: "ignored";
+    readonly topic: string;
+    readonly group: string;
+    readonly type: string;
+    readonly id: string;
+  }
   | { readonly kind: "duplicate"; readonly topic: string; readonly group: string; readonly id: string }
-  | { readonly kind: "retried"; readonly topic: string; readonly group: string; readonly id: string; readonly attempt: number; readonly delayMs: number; readonly error: Error }
-  | { readonly kind: "dead-lettered"; readonly topic: string; readonly group: string; readonly id: string; readonly attempt: number; readonly error: Error }
+  | {
+    readonly kind: "retried";
+    readonly topic: string;
+    readonly group: string;
+    readonly id: string;
+    readonly attempt: number;
+    readonly delayMs: number;
+    readonly error: Error;
+  }
+  | {
+    readonly kind: "dead-lettered";
+    readonly topic: string;
+    readonly group: string;
+    readonly id: string;
+    readonly attempt: number;
+    readonly error: Error;
+  }
   | { readonly kind: "lease-lost"; readonly what: string; readonly id: string }
   | { readonly kind: "data-loss-suspected"; readonly what: string; readonly detail: string }
   | { readonly kind: "loop-failed"; readonly loop: string; readonly error: Error }
   | { readonly kind: "relayed"; readonly count: number }
-  | { readonly kind: "projected"; readonly projection: string; readonly count: number; readonly position: bigint }
-  | { readonly kind: "saga"; readonly saga: string; readonly id: string; readonly step: string | undefined; readonly status: string; readonly error?: Error };
+  | {
+    readonly kind: "projected";
+    readonly projection: string;
+    readonly count: number;
+    readonly position: bigint;
+  }
+  | {
+    readonly kind: "saga";
+    readonly saga: string;
+    readonly id: string;
+    readonly step: string | undefined;
+    readonly status: string;
+    readonly error?: Error;
+  };
 
 /** Called for each observation, synchronously. What it throws is ignored. */
 export type Observer = (observation: Observation) => void;

@@ -12,8 +12,8 @@ import { keyedExecutor } from "../core/keyed.ts";
 import { checkName } from "../core/names.ts";
 import type { Observer } from "../core/observer.ts";
 import type { Broker, Delivery, Subscription } from "../ports/broker.ts";
-import { type HeldDelivery, heldDeliveries } from "./held.ts";
-import { type Loop, type LoopHealth, startLoop } from "./loop.ts";
+import { heldDeliveries, type HeldDelivery } from "./held.ts";
+import { type LoopHealth, startLoop } from "./loop.ts";
 import { type HandleOne, settle, type Settlement } from "./settle.ts";
 
 /** Options of a consumer group's member. */
@@ -89,27 +89,33 @@ export function startConsumer(
   let draining = false;
 
   const held = heldDeliveries();
-  const settlements = settlementQueue(parts, () => subscription, held);
+  const settlements = settlementQueue(observer, () => subscription, held);
 
-  const pulling = startLoop({ name: `consumer ${name}`, clock, observer, periodMs: PULL_WAIT_MS * 2 }, async (signal, beat) => {
-    subscription ??= await broker.subscribe(topic, group, { from: options.from, leaseMs: options.leaseMs });
-    await freeSlot(signal, beat);
-    const free = options.concurrency - executor.size;
-    if (free <= 0 || signal.aborted) return 0;
-    const deliveries = await subscription.pull(free, { waitMs: PULL_WAIT_MS, signal });
-    for (const delivery of deliveries) take(held.add(delivery));
-    return 0;
-  });
+  const pulling = startLoop(
+    { name: `consumer ${name}`, clock, observer, periodMs: PULL_WAIT_MS * 2 },
+    async (signal, beat) => {
+      subscription ??= await broker.subscribe(topic, group, { from: options.from, leaseMs: options.leaseMs });
+      await freeSlot(signal, beat);
+      const free = options.concurrency - executor.size;
+      if (free <= 0 || signal.aborted) return 0;
+      const deliveries = await subscription.pull(free, { waitMs: PULL_WAIT_MS, signal });
+      for (const delivery of deliveries) take(held.add(delivery));
+      return 0;
+    },
+  );
 
-  const heartbeat = startLoop({ name: `heartbeat ${name}`, clock, observer, periodMs: options.leaseMs }, async () => {
-    const alive = held.all();
-    if (subscription && alive.length > 0) {
-      for (const lost of await subscription.extend(alive)) {
-        if (held.lose(lost)) observer({ kind: "lease-lost", what: name, id: lost.id });
+  const heartbeat = startLoop(
+    { name: `heartbeat ${name}`, clock, observer, periodMs: options.leaseMs },
+    async () => {
+      const alive = held.all();
+      if (subscription && alive.length > 0) {
+        for (const lost of await subscription.extend(alive)) {
+          if (held.lose(lost)) observer({ kind: "lease-lost", what: name, id: lost.id });
+        }
       }
-    }
-    return options.leaseMs / 3;
-  });
+      return options.leaseMs / 3;
+    },
+  );
 
   /** Waits until fewer than `concurrency` deliveries are in hand: back-pressure. */
   async function freeSlot(signal: AbortSignal, beat: () => void): Promise<void> {
@@ -132,7 +138,10 @@ export function startConsumer(
   async function stop(graceMs: number): Promise<void> {
     draining = true;
     await pulling.stop();
-    const cancel = clock.after(graceMs, () => shutdown.abort(new DOMException("Shutting down", "AbortError")));
+    const cancel = clock.after(
+      graceMs,
+      () => shutdown.abort(new DOMException("Shutting down", "AbortError")),
+    );
     await executor.idle();
     cancel();
     await settlements.flush();
@@ -145,7 +154,7 @@ export function startConsumer(
 
 /** Collects settlements and sends them in batches: one call under way at a time, everything that came meanwhile in the next. */
 function settlementQueue(
-  { observer, clock }: ConsumerParts,
+  observer: Observer,
   current: () => Subscription | undefined,
   held: ReturnType<typeof heldDeliveries>,
 ): { add(settlement: Settlement): void; flush(): Promise<void> } {
@@ -169,7 +178,8 @@ function settlementQueue(
   }
 
   async function send(subscription: Subscription, batch: readonly Settlement[]): Promise<void> {
-    const of = (kind: Settlement["kind"]): Delivery[] => batch.filter((s) => s.kind === kind).map((s) => s.delivery);
+    const of = (kind: Settlement["kind"]): Delivery[] =>
+      batch.filter((s) => s.kind === kind).map((s) => s.delivery);
     const calls: Array<Promise<readonly Delivery[]>> = [];
     const acks = of("ack");
     if (acks.length > 0) calls.push(subscription.ack(acks));
@@ -178,13 +188,21 @@ function settlementQueue(
     for (const settlement of batch) {
       const { delivery } = settlement;
       const refused = (kept: boolean): readonly Delivery[] => kept ? [] : [delivery];
-      if (settlement.kind === "retry") calls.push(subscription.retry(delivery, settlement.delayMs, settlement.failure).then(refused));
-      if (settlement.kind === "dead") calls.push(subscription.deadLetter(delivery, settlement.failure).then(refused));
+      if (settlement.kind === "retry") {
+        calls.push(subscription.retry(delivery, settlement.delayMs, settlement.failure).then(refused));
+      }
+      if (settlement.kind === "dead") {
+        calls.push(subscription.deadLetter(delivery, settlement.failure).then(refused));
+      }
     }
     // What could not be settled stays with its lease and comes again: at least once.
     for (const result of await Promise.allSettled(calls)) {
       if (result.status === "rejected") {
-        observer({ kind: "loop-failed", loop: `settle ${subscription.topic}/${subscription.group}`, error: result.reason as Error });
+        observer({
+          kind: "loop-failed",
+          loop: `settle ${subscription.topic}/${subscription.group}`,
+          error: result.reason as Error,
+        });
       } else {
         for (const lost of result.value) {
           observer({ kind: "lease-lost", what: `${subscription.topic}/${subscription.group}`, id: lost.id });
@@ -193,7 +211,6 @@ function settlementQueue(
     }
   }
 
-  void clock;
   return {
     add,
     async flush() {

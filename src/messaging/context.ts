@@ -3,7 +3,14 @@
  *
  * @module
  */
-import type { AnyCommand, AnyQuery, DataOf, EventDefinition, NewEvent, ResultOf } from "../core/definition.ts";
+import type {
+  AnyCommand,
+  AnyQuery,
+  DataOf,
+  EventDefinition,
+  NewEvent,
+  ResultOf,
+} from "../core/definition.ts";
 import type { MessageOptions } from "../core/message.ts";
 import type { AppendResult, ExpectedVersion } from "../ports/event_store.ts";
 import type { Sql } from "../ports/sql.ts";
@@ -32,7 +39,11 @@ export interface HandlerContext extends Effects {
   /** Aborts when the lease is lost, the timeout passed or the process shuts down for good. Stop working then. */
   readonly signal: AbortSignal;
   /** Runs a command here and now, on its own commit. Its id derives from this message, so that a repeated handler repeats no effect. */
-  dispatch<C extends AnyCommand>(command: C, data: DataOf<C>, options?: MessageOptions): Promise<DispatchResult<ResultOf<C>>>;
+  dispatch<C extends AnyCommand>(
+    command: C,
+    data: DataOf<C>,
+    options?: MessageOptions,
+  ): Promise<DispatchResult<ResultOf<C>>>;
   /** Asks a query. */
   ask<Q extends AnyQuery>(query: Q, params: DataOf<Q>): Promise<ResultOf<Q>>;
 }

@@ -33,7 +33,11 @@ export interface FactoryOptions {
 
 /** Creates a {@linkcode MessageFactory}. */
 export function messageFactory(factory: FactoryOptions): MessageFactory {
-  async function build(definition: MessageDefinition, input: unknown, options: MessageOptions): Promise<Message> {
+  async function build(
+    definition: MessageDefinition,
+    input: unknown,
+    options: MessageOptions,
+  ): Promise<Message> {
     const { type, version, schema, kind } = definition;
     const data = await validate(schema, input, `${kind} "${type}"`);
     const id = options.id ?? factory.newId();
@@ -56,7 +60,8 @@ export function messageFactory(factory: FactoryOptions): MessageFactory {
   }
 
   return {
-    event: async (definition, data, options) => encodeMessage(await build(definition, data, options), factory.limits),
+    event: async (definition, data, options) =>
+      encodeMessage(await build(definition, data, options), factory.limits),
     async toAppend({ definition, data }, options) {
       const message = await build(definition, data, options);
       const correlationId = message.correlationId ?? message.id;

@@ -44,7 +44,9 @@ export function heldDeliveries(): HeldDeliveries {
     lose(delivery) {
       const lost = held.get(delivery.token);
       held.delete(delivery.token);
-      lost?.lease.abort(new MillstreamError("LEASE_LOST", `Cannot go on with message "${delivery.id}": its lease was lost`));
+      lost?.lease.abort(
+        new MillstreamError("LEASE_LOST", `Cannot go on with message "${delivery.id}": its lease was lost`),
+      );
       return lost !== undefined;
     },
     all: () => Array.from(held.values(), ({ entry }) => entry.delivery),

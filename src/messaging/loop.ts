@@ -97,7 +97,9 @@ export function startLoop(options: LoopOptions, round: LoopRound): Loop {
     health() {
       const silentMs = Math.round(clock.monotonic() - lastBeat);
       const healthy = silentMs <= periodMs * 3 && failures < 3;
-      return lastError === undefined ? { name, silentMs, healthy } : { name, silentMs, healthy, error: lastError };
+      return lastError === undefined
+        ? { name, silentMs, healthy }
+        : { name, silentMs, healthy, error: lastError };
     },
     wake() {
       woken = true;

@@ -16,7 +16,12 @@ export type HandleOne = (delivery: Delivery, signal: AbortSignal) => Promise<voi
 /** What becomes of a delivery. */
 export type Settlement =
   | { readonly kind: "ack" | "release"; readonly delivery: Delivery }
-  | { readonly kind: "retry"; readonly delivery: Delivery; readonly delayMs: number; readonly failure: Failure }
+  | {
+    readonly kind: "retry";
+    readonly delivery: Delivery;
+    readonly delayMs: number;
+    readonly failure: Failure;
+  }
   | { readonly kind: "dead"; readonly delivery: Delivery; readonly failure: Failure };
 
 /** Runs the handler once. Never rejects. */
@@ -29,7 +34,10 @@ export async function settle(
 ): Promise<Settlement> {
   const timeout = new AbortController();
   const signal = AbortSignal.any([...signals, timeout.signal]);
-  const cancel = parts.clock.after(options.timeoutMs, () => timeout.abort(timedOut(delivery, options.timeoutMs)));
+  const cancel = parts.clock.after(
+    options.timeoutMs,
+    () => timeout.abort(timedOut(delivery, options.timeoutMs)),
+  );
   try {
     await untilAborted(handle(delivery, signal), signal);
     return { kind: "ack", delivery };

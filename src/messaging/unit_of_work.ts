@@ -63,7 +63,11 @@ export async function unitOfWork<T>(
   let rollback = (_failure: unknown): void => {};
 
   function open(): Promise<StorePorts> {
-    if (ended) return Promise.reject(new MillstreamError("CLOSED", "Cannot use the context after its handler has ended"));
+    if (ended) {
+      return Promise.reject(
+        new MillstreamError("CLOSED", "Cannot use the context after its handler has ended"),
+      );
+    }
     return opened ??= new Promise<StorePorts>((resolve, reject) => {
       const handled = new Promise<void>((succeed, fail) => {
         commit = succeed;
@@ -99,7 +103,11 @@ export async function unitOfWork<T>(
       published = true;
       await message;
     },
-    async append(stream: string, events: readonly NewEvent[], expected: ExpectedVersion = "any"): Promise<AppendResult> {
+    async append(
+      stream: string,
+      events: readonly NewEvent[],
+      expected: ExpectedVersion = "any",
+    ): Promise<AppendResult> {
       const stamps = await Promise.all(events.map((event) => stamp(event.options)));
       const encoded = await Promise.all(events.map((event, at) => factory.toAppend(event, stamps[at]!)));
       const ports = await open();
@@ -134,7 +142,8 @@ function lazySql(outside: Sql, inside: () => Promise<Sql>): Sql {
     const query: SqlQuery = {
       strings: first,
       values,
-      then: (resolve, reject) => (running ??= inside().then((sql) => sql(first, ...values))).then(resolve, reject),
+      then: (resolve, reject) =>
+        (running ??= inside().then((sql) => sql(first, ...values))).then(resolve, reject),
     };
     return query;
   }

@@ -182,5 +182,7 @@ export interface BrokerFeatures {
   /** A settlement after the lease was lost is refused. */
   readonly fencedAck: boolean;
   /** Why something above is false, by feature. Shown as the reason of skipped tests. */
-  readonly reasons: Readonly<Partial<Record<"persistent" | "replay" | "keyOrder" | "delay" | "deduplicates" | "fencedAck", string>>>;
+  readonly reasons: Readonly<
+    Partial<Record<"persistent" | "replay" | "keyOrder" | "delay" | "deduplicates" | "fencedAck", string>>
+  >;
 }

@@ -45,7 +45,10 @@ export interface DeadLetterFilter {
 /** Looks at, sends back and removes dead letters. */
 export interface DeadLetters {
   /** Oldest first, at most `limit` after the dead letter with id `after`. */
-  list(filter: DeadLetterFilter, page: { readonly limit: number; readonly after?: string }): Promise<readonly DeadLetter[]>;
+  list(
+    filter: DeadLetterFilter,
+    page: { readonly limit: number; readonly after?: string },
+  ): Promise<readonly DeadLetter[]>;
 
   /** One of them, or `undefined`. */
   get(deadLetterId: string): Promise<DeadLetter | undefined>;

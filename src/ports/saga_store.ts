@@ -62,7 +62,12 @@ export interface SagaStore {
   load(id: string): Promise<SagaInstance | undefined>;
 
   /** Takes up to `limit` unfinished instances of these sagas that are due and that nobody holds. */
-  claim(sagas: readonly string[], owner: string, leaseMs: number, limit: number): Promise<readonly ClaimedSaga[]>;
+  claim(
+    sagas: readonly string[],
+    owner: string,
+    leaseMs: number,
+    limit: number,
+  ): Promise<readonly ClaimedSaga[]>;
 
   /** More time for a claimed instance. False if the claim was lost. */
   renew(claimed: ClaimedSaga, leaseMs: number): Promise<boolean>;

@@ -59,7 +59,10 @@ export interface SqlDriver extends SqlSession, AsyncDisposable {
  */
 export interface Sql {
   /** Runs a statement. */
-  <Row extends SqlRow = SqlRow>(strings: TemplateStringsArray, ...values: readonly (SqlValue | SqlFragment)[]): SqlQuery<Row>;
+  <Row extends SqlRow = SqlRow>(
+    strings: TemplateStringsArray,
+    ...values: readonly (SqlValue | SqlFragment)[]
+  ): SqlQuery<Row>;
   /** `` sql`insert into t ${sql({ a: 1, b: 2 })}` `` and, for several rows of the same shape, `sql([...])`. */
   (rows: Readonly<Record<string, SqlValue>> | ReadonlyArray<Readonly<Record<string, SqlValue>>>): SqlFragment;
   /** A quoted identifier: `` sql`select * from ${sql("orders")}` ``. */

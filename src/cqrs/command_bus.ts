@@ -1,0 +1,102 @@
+/**
+ * The command bus: each command has exactly one handler; middleware is composed around it.
+ *
+ * @module
+ */
+import { type AnyCommand, upgrade } from "../core/definition.ts";
+import { describe, MillstreamError } from "../core/errors.ts";
+import type { Message } from "../core/message.ts";
+import { validate } from "../core/schema.ts";
+import type { DispatchResult, HandlerContext } from "../messaging/context.ts";
+
+/** Context of a command handler: its effects commit together when it resolves. */
+export type CommandContext = Omit<HandlerContext, "attempt" | "topic" | "group">;
+
+/** Handles a command that belongs to no aggregate. What it returns is the command's result. */
+export type CommandHandler<Data, Result> = (
+  command: Message<Data>,
+  context: CommandContext,
+) => Result | Promise<Result>;
+
+/** Runs a command to its result. */
+export type CommandRun = (command: Message) => Promise<DispatchResult>;
+
+/**
+ * Wraps the running of commands: authorise, log, measure, repeat.
+ *
+ * @example
+ * ```ts
+ * app.middleware((next) => async (command) => {
+ *   if (!command.userId) throw refuse("NOT_SIGNED_IN");
+ *   return await next(command);
+ * });
+ * ```
+ */
+export type CommandMiddleware = (next: CommandRun) => CommandRun;
+
+/** Commands and who handles them. */
+export interface CommandBus {
+  readonly definitions: ReadonlyMap<string, AnyCommand>;
+  /** @throws `HANDLER_ALREADY_REGISTERED` */
+  register(definition: AnyCommand, run: CommandRun): void;
+  use(middleware: CommandMiddleware): void;
+  /** Brings the command's data to its current version, validates it, and runs it. @throws `HANDLER_NOT_FOUND` */
+  dispatch(command: Message): Promise<DispatchResult>;
+}
+
+/** Creates an empty {@linkcode CommandBus}. */
+export function commandBus(): CommandBus {
+  const definitions = new Map<string, AnyCommand>();
+  const runs = new Map<string, CommandRun>();
+  const middlewares: CommandMiddleware[] = [];
+
+  return {
+    definitions,
+    register(definition, run) {
+      if (runs.has(definition.type)) throw alreadyRegistered("command", definition.type);
+      definitions.set(definition.type, definition);
+      runs.set(definition.type, run);
+    },
+    use: (middleware) => void middlewares.push(middleware),
+    async dispatch(command) {
+      const definition = definitions.get(command.type);
+      const run = runs.get(command.type);
+      if (!definition || !run) throw notFound("command", command.type);
+      const current = command.schemaVersion === definition.version
+        ? command
+        : await upgrade(definition, command);
+      const outcome = await middlewares.reduceRight((next, wrap) => wrap(next), run)(current);
+      if (!definition.resultSchema) return outcome;
+      return {
+        ...outcome,
+        result: await validate(
+          definition.resultSchema,
+          outcome.result,
+          `result of command "${command.type}"`,
+        ),
+      };
+    },
+  };
+}
+
+/** The error for a second handler. */
+export function alreadyRegistered(kind: string, type: string): MillstreamError {
+  return new MillstreamError(
+    "HANDLER_ALREADY_REGISTERED",
+    `Cannot register a second handler for ${kind} ${describe(type)}`,
+    {
+      details: { type },
+    },
+  );
+}
+
+/** The error for a missing handler. */
+export function notFound(kind: string, type: string): MillstreamError {
+  return new MillstreamError(
+    "HANDLER_NOT_FOUND",
+    `Cannot handle ${kind} ${describe(type)}: no handler is registered for it`,
+    {
+      details: { type },
+    },
+  );
+}

@@ -1,0 +1,92 @@
+/**
+ * Aggregates: three plain things. What the state is at first, what a command decides, what an event changes.
+ *
+ * @module
+ */
+import type { AnyCommand, AnyEvent, DataOf, NewEvent } from "../core/definition.ts";
+import type { MillstreamError } from "../core/errors.ts";
+import type { Message } from "../core/message.ts";
+import { checkName } from "../core/names.ts";
+
+/** What a decision returns: events, none if nothing changes, or {@linkcode refuse} to say no. */
+export type Decision = readonly NewEvent[] | MillstreamError;
+
+/** How an aggregate decides, by command type. */
+export type Deciders<State, Commands extends readonly AnyCommand[]> = {
+  readonly [C in Commands[number] as C["type"]]: (command: Message<DataOf<C>>, state: State) => Decision;
+};
+
+/** How an aggregate's state follows from its events, by event type. */
+export type Evolvers<State, Events extends readonly AnyEvent[]> = {
+  readonly [E in Events[number] as E["type"]]: (state: State, event: Message<DataOf<E>>) => State;
+};
+
+/** What {@linkcode aggregate} takes. */
+export interface AggregateParts<
+  State,
+  Commands extends readonly AnyCommand[],
+  Events extends readonly AnyEvent[],
+> {
+  /** The commands it handles. */
+  readonly commands: Commands;
+  /** The events it consists of. */
+  readonly events: Events;
+  /** The state before the first event. */
+  readonly initial: () => State;
+  /** Pure. Called again with the new state if another writer was faster. */
+  readonly decide: Deciders<State, Commands>;
+  /** Pure and total: it never refuses what has happened. */
+  readonly evolve: Evolvers<State, Events>;
+}
+
+/** An aggregate. */
+export interface Aggregate<State = unknown> {
+  readonly kind: "aggregate";
+  /** Its streams are named `<name>-<id>`. */
+  readonly name: string;
+  readonly commands: readonly AnyCommand[];
+  readonly events: ReadonlyMap<string, AnyEvent>;
+  readonly initial: () => State;
+  decide(command: Message, state: State): Decision;
+  evolve(state: State, event: Message): State;
+}
+
+/**
+ * Defines an aggregate.
+ *
+ * @example
+ * ```ts
+ * const Order = aggregate("order", {
+ *   commands: [PlaceOrder],
+ *   events: [OrderPlaced],
+ *   initial: () => ({ status: "none" }),
+ *   decide: { "order.place": ({ data }, state) => state.status === "none" ? [OrderPlaced(data)] : refuse("ORDER_EXISTS") },
+ *   evolve: { "order.placed": (state, { data }) => ({ ...state, status: "pending", total: data.total }) },
+ * });
+ * ```
+ */
+export function aggregate<
+  State,
+  const Commands extends readonly AnyCommand[],
+  const Events extends readonly AnyEvent[],
+>(
+  name: string,
+  parts: AggregateParts<State, Commands, Events>,
+): Aggregate<State> {
+  const decide = parts.decide as Readonly<Record<string, (command: Message, state: State) => Decision>>;
+  const evolve = parts.evolve as Readonly<Record<string, (state: State, event: Message) => State>>;
+  return {
+    kind: "aggregate",
+    name: checkName("aggregate name", name),
+    commands: parts.commands,
+    events: new Map(parts.events.map((event) => [event.type, event])),
+    initial: parts.initial,
+    decide: (command, state) => decide[command.type]!(command, state),
+    evolve: (state, event) => evolve[event.type]!(state, event),
+  };
+}
+
+/** The stream of one aggregate. */
+export function streamOf(aggregate: Aggregate<never> | Aggregate, id: string): string {
+  return `${aggregate.name}-${id}`;
+}

@@ -1,0 +1,105 @@
+/**
+ * A command on an aggregate: load, fold, decide, append.
+ *
+ * @module
+ */
+import { backoffDelay, retryPolicy } from "../core/backoff.ts";
+import { type Clock, sleep } from "../core/clock.ts";
+import { decodeMessage } from "../core/codec.ts";
+import { upgrade } from "../core/definition.ts";
+import { isMillstreamError, MillstreamError } from "../core/errors.ts";
+import { type Random, uuidv5 } from "../core/ids.ts";
+import type { Message, MessageOptions } from "../core/message.ts";
+import type { AppendResult, EventStore } from "../ports/event_store.ts";
+import { inherited, type MessageFactory } from "../messaging/factory.ts";
+import type { Aggregate } from "./aggregate.ts";
+
+/** What handling a command needs. */
+export interface CommandParts {
+  readonly events: EventStore;
+  readonly factory: MessageFactory;
+  readonly clock: Clock;
+  readonly random: Random;
+}
+
+/** An aggregate as it stands. */
+export interface Loaded<State> {
+  readonly state: State;
+  readonly version: number;
+  readonly position: bigint;
+  /** Version and position after the events that this command id caused earlier, if it did. */
+  readonly handled: { readonly version: number; readonly position: bigint } | undefined;
+}
+
+const PAGE = 1_000;
+const CONFLICTS = retryPolicy({ attempts: 10, baseMs: 5, maxMs: 250 });
+
+/**
+ * Handles a command. If another writer was faster, it loads and decides anew, at most ten times. A command whose id
+ * has already caused events in the stream is not decided again: the earlier outcome is returned.
+ *
+ * @returns where the stream stands afterwards.
+ * @throws `REFUSED` as decided; `CONCURRENCY_CONFLICT` after the last try.
+ */
+export async function handleCommand<State>(
+  parts: CommandParts,
+  aggregate: Aggregate<State>,
+  stream: string,
+  command: Message,
+): Promise<Omit<AppendResult, "stream">> {
+  for (let attempt = 1;; attempt++) {
+    const loaded = await load(parts.events, aggregate, stream, command.id);
+    if (loaded.handled) return loaded.handled;
+    const decided = aggregate.decide(command, loaded.state);
+    if (decided instanceof MillstreamError) throw decided;
+    if (decided.length === 0) return loaded;
+    try {
+      const events = await Promise.all(decided.map(async (event, index) => {
+        const options: MessageOptions = { ...inherited(command), ...event.options };
+        const id = event.options.id ?? await uuidv5(`${command.id}/${stream}/${index}`);
+        return await parts.factory.toAppend(event, { ...options, id, subject: options.subject ?? stream });
+      }));
+      const [result] = await parts.events.append([{ stream, expected: loaded.version, events }]);
+      return result!;
+    } catch (failure) {
+      if (
+        !isMillstreamError(failure, "CONCURRENCY_CONFLICT", "COMMIT_INDETERMINATE") ||
+        attempt >= CONFLICTS.attempts
+      ) throw failure;
+      await sleep(parts.clock, backoffDelay(attempt, CONFLICTS, parts.random));
+    }
+  }
+}
+
+/** Loads and folds an aggregate. Old events are brought to their current version on the way. */
+export async function load<State>(
+  events: EventStore,
+  aggregate: Aggregate<State>,
+  stream: string,
+  commandId?: string,
+): Promise<Loaded<State>> {
+  let state = aggregate.initial();
+  let version = 0;
+  let position = 0n;
+  let handled: Loaded<State>["handled"];
+  for (;;) {
+    const page = await events.readStream(stream, { from: version + 1, limit: PAGE });
+    for (const stored of page) {
+      const definition = aggregate.events.get(stored.type);
+      if (!definition) throw unknownEvent(aggregate.name, stream, stored.type, stored.version);
+      const event = await upgrade(definition, decodeMessage(stored.body));
+      state = aggregate.evolve(state, event);
+      ({ version, position } = stored);
+      if (commandId !== undefined && event.causationId === commandId) handled = { version, position };
+    }
+    if (page.length < PAGE) return { state, version, position, handled };
+  }
+}
+
+function unknownEvent(name: string, stream: string, type: string, version: number): MillstreamError {
+  return new MillstreamError(
+    "HANDLER_NOT_FOUND",
+    `Cannot load aggregate "${name}" from stream "${stream}": version ${version} is an event "${type}" it does not know`,
+    { details: { stream, type, version } },
+  );
+}
