@@ -5,12 +5,13 @@ import type { Millstream } from "../../src/app/application.ts";
 import { millstream } from "../../src/app/millstream.ts";
 import { command, event, query, topic } from "../../src/core/definition.ts";
 import { refuse } from "../../src/core/errors.ts";
+import type { Message } from "../../src/core/message.ts";
 import { aggregate } from "../../src/sourcing/aggregate.ts";
 import { projection } from "../../src/sourcing/projection.ts";
 
 const Data = v.object({ orderId: v.string(), total: v.number() });
 
-export const OrderPlaced = event("order.placed", Data, { key: (data) => data.orderId });
+export const OrderPlaced = event("order.placed", Data);
 export const OrderCancelled = event("order.cancelled", v.object({ orderId: v.string() }));
 export const PlaceOrder = command("order.place", Data);
 export const CancelOrder = command("order.cancel", v.object({ orderId: v.string() }));
@@ -19,16 +20,23 @@ export const Broken = command("broken", v.object({ how: v.string() }));
 export const OrderIds = query("order.ids", v.object({ minimum: v.optional(v.string()) }));
 export const Mirror = query("mirror", v.unknown());
 
+interface Order {
+  readonly placed: boolean;
+}
+
 const Order = aggregate("order", {
-  initial: () => ({ placed: false }),
+  commands: [PlaceOrder, CancelOrder],
+  events: [OrderPlaced, OrderCancelled],
+  initial: (): Order => ({ placed: false }),
   decide: {
-    [PlaceOrder.type]: (
-      { data }: { data: { orderId: string; total: number } },
-      state: { placed: boolean },
-    ) => state.placed ? refuse("ORDER_EXISTS", `Order ${data.orderId} exists`) : [OrderPlaced(data)],
-    [CancelOrder.type]: ({ data }: { data: { orderId: string } }) => [OrderCancelled(data)],
+    "order.place": ({ data }: Message<v.InferOutput<typeof Data>>, state: Order) =>
+      state.placed ? refuse("ORDER_EXISTS", `Order ${data.orderId} exists`) : [OrderPlaced(data)],
+    "order.cancel": ({ data }: Message<{ orderId: string }>) => [OrderCancelled(data)],
   },
-  evolve: { [OrderPlaced.type]: () => ({ placed: true }), [OrderCancelled.type]: () => ({ placed: false }) },
+  evolve: {
+    "order.placed": () => ({ placed: true }),
+    "order.cancelled": () => ({ placed: false }),
+  },
 });
 
 /** What a test may look at and hold up. */
@@ -38,18 +46,18 @@ export interface World {
   readonly echoes: () => number;
   /** Makes `echo` wait until the returned function is called. */
   hold(): () => void;
-  /** Makes the projection of `order.ids` wait until the returned function is called. */
-  holdProjection(): () => void;
+  /** Makes the projection of `order.ids` fail until the returned function is called. */
+  breakProjection(): () => void;
 }
 
 /** A started application in memory. */
 export async function world(): Promise<World> {
   let echoes = 0;
   let gate = Promise.resolve();
-  let projectionGate = Promise.resolve();
+  let broken = false;
   const ids: string[] = [];
-  const Orders = projection("orders", { on: [OrderPlaced] }, async (events) => {
-    await projectionGate;
+  const Orders = projection("orders", { on: [OrderPlaced] }, (events) => {
+    if (broken) throw new Error("The projection is broken on purpose");
     for (const { data } of events) ids.push(data.orderId);
   });
   const app = millstream({});
@@ -69,7 +77,7 @@ export async function world(): Promise<World> {
   app.answer(OrderIds, { after: [Orders] }, () => ids);
   app.answer(Mirror, (params) => params);
   await app.start();
-  return { app, echoes: () => echoes, hold, holdProjection };
+  return { app, echoes: () => echoes, hold, breakProjection };
 
   function hold(): () => void {
     let open = (): void => {};
@@ -77,10 +85,9 @@ export async function world(): Promise<World> {
     return open;
   }
 
-  function holdProjection(): () => void {
-    let open = (): void => {};
-    projectionGate = new Promise((resolve) => open = resolve);
-    return open;
+  function breakProjection(): () => void {
+    broken = true;
+    return () => void (broken = false);
   }
 }
 

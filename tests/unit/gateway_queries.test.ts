@@ -81,7 +81,7 @@ describe("reading one's own write", () => {
 
   test("a read model that is too far behind is told as such, and to be asked again", async () => {
     const app = gateway(shared.app, { queryWaitMs: 20 });
-    const release = shared.holdProjection();
+    const release = shared.breakProjection();
     try {
       const headers = await place("late");
       const response = await app.request("/queries/order.ids", { headers });

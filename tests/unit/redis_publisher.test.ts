@@ -4,15 +4,8 @@ import { test } from "node:test";
 import { type Clock, systemClock } from "../../src/core/clock.ts";
 import { MillstreamError } from "../../src/core/errors.ts";
 import type { EncodedMessage } from "../../src/core/message.ts";
-import type {
-  RedisArgument,
-  RedisConnection,
-  RedisReply,
-} from "../../src/ports/redis.ts";
-import {
-  type DrainingPublisher,
-  publisher,
-} from "../../src/redis/publisher.ts";
+import type { RedisArgument, RedisConnection, RedisReply } from "../../src/ports/redis.ts";
+import { type DrainingPublisher, publisher } from "../../src/redis/publisher.ts";
 
 test("what is published to a topic in one tick goes out as one call, in order, at the end of that tick", async () => {
   const { calls, publish } = setUp();
@@ -38,11 +31,7 @@ test("two calls of a topic are under way at once; what is published meanwhile ga
   calls[0]?.answer(1);
   await publishing[0];
   await tick();
-  assert.deepEqual(calls.map(({ ids }) => ids), [["a"], ["b"], [
-    "c",
-    "d",
-    "e",
-  ]]);
+  assert.deepEqual(calls.map(({ ids }) => ids), [["a"], ["b"], ["c", "d", "e"]]);
   for (const call of calls) call.answer(1);
   await Promise.all(publishing);
 });
@@ -51,14 +40,10 @@ test("a message that cannot be published fails alone, before anything is sent", 
   const { calls, publish } = setUp();
   const good = publish("t", [message("a")]);
   for (
-    const bad of [{ id: "" }, { id: "a\tb" }, { type: "" }, { type: "a\nb" }, {
-      key: "\u0000",
-    }, { body: 1 }]
+    const bad of [{ id: "" }, { id: "a\tb" }, { type: "" }, { type: "a\nb" }, { key: "\u0000" }, { body: 1 }]
   ) {
     const broken = { ...message("x"), ...bad } as unknown as EncodedMessage;
-    await assert.rejects(publish("t", [message("y"), broken]), {
-      code: "INVALID_ARGUMENT",
-    });
+    await assert.rejects(publish("t", [message("y"), broken]), { code: "INVALID_ARGUMENT" });
   }
   assert.deepEqual(calls.map(({ ids }) => ids), [["a"]]);
   calls[0]?.answer(1);
@@ -143,9 +128,7 @@ test("everything settles within the deadline, also what waits behind calls that 
   outcomes.push(publish("t", [message("c")]));
   await tick();
   assert.deepEqual(calls.map(({ timeoutMs }) => timeoutMs), [1_000, 1_000]);
-  const settled = outcomes.map((one) =>
-    one.then(() => "ok", (error: MillstreamError) => error.code)
-  );
+  const settled = outcomes.map((one) => one.then(() => "ok", (error: MillstreamError) => error.code));
   now = 1_000; // the driver gives up both
   for (const call of calls) {
     call.fail(new MillstreamError("PUBLISH_INDETERMINATE", "late"));
@@ -163,16 +146,12 @@ test("everything settles within the deadline, also what waits behind calls that 
 
 test("what waited until its time was up is refused without being sent", async () => {
   let now = 0;
-  const { calls, publish } = setUp({
-    clock: { ...systemClock, monotonic: () => now },
-  });
+  const { calls, publish } = setUp({ clock: { ...systemClock, monotonic: () => now } });
   const out = [publish("t", [message("a")])];
   await tick();
   out.push(publish("t", [message("b")]));
   await tick();
-  const late = assert.rejects(publish("t", [message("c")]), {
-    code: "UNAVAILABLE",
-  });
+  const late = assert.rejects(publish("t", [message("c")]), { code: "UNAVAILABLE" });
   await tick();
   now = 1_000;
   for (const call of calls) call.answer(1);
@@ -184,12 +163,8 @@ test("what waited until its time was up is refused without being sent", async ()
 test("an empty list and a delay out of range never reach the server", async () => {
   const { calls, publish } = setUp();
   await publish("t", []);
-  await assert.rejects(publish("t", [message("a")], { delayMs: -1 }), {
-    code: "INVALID_ARGUMENT",
-  });
-  await assert.rejects(publish("t", [message("a")], { delayMs: Infinity }), {
-    code: "INVALID_ARGUMENT",
-  });
+  await assert.rejects(publish("t", [message("a")], { delayMs: -1 }), { code: "INVALID_ARGUMENT" });
+  await assert.rejects(publish("t", [message("a")], { delayMs: Infinity }), { code: "INVALID_ARGUMENT" });
   assert.equal(calls.length, 0);
 });
 
@@ -208,12 +183,7 @@ function setUp(
     call: () => Promise.reject(new Error("not expected")),
     script: (_script, _keys, args, { timeoutMs }) =>
       new Promise((resolve, reject) =>
-        calls.push({
-          ids: idsOf(args),
-          timeoutMs,
-          answer: resolve,
-          fail: reject,
-        })
+        calls.push({ ids: idsOf(args), timeoutMs, answer: resolve, fail: reject })
       ),
     onReconnect: () => {},
     [Symbol.asyncDispose]: () => Promise.resolve(),
@@ -230,9 +200,7 @@ function setUp(
 }
 
 function idsOf(args: readonly RedisArgument[]): readonly string[] {
-  return args.slice(2).flatMap((arg, index) =>
-    index % 2 === 0 ? [String(arg).split("\t")[0] ?? ""] : []
-  );
+  return args.slice(2).flatMap((arg, index) => index % 2 === 0 ? [String(arg).split("\t")[0] ?? ""] : []);
 }
 
 function message(id: string): EncodedMessage {
