@@ -28,9 +28,7 @@ if (binary.skip) {
         },
         async trim(topic) {
           const admin = ioredisDriver({ url: server.url }).connect("test");
-          await admin.call("xtrim", [`${prefix}:{${topic}}:log`, "MAXLEN", 0], {
-            timeoutMs: 1_000,
-          });
+          await admin.call("xtrim", [`${prefix}:{${topic}}:log`, "MAXLEN", 0], { timeoutMs: 1_000 });
           await admin[Symbol.asyncDispose]();
         },
         dispose: async () => await broker[Symbol.asyncDispose](),
