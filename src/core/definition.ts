@@ -189,7 +189,8 @@ function define<Type extends string, Data>(
 /**
  * The message with its data brought to the definition's version, step by step, and validated.
  *
- * @throws `UNKNOWN_SCHEMA_VERSION` if it is newer than the definition, `VALIDATION_FAILED` if it does not match.
+ * @throws `UNKNOWN_SCHEMA_VERSION` if it is newer than the definition, `VALIDATION_FAILED` if it does not match or an
+ * upcaster cannot read it.
  */
 export async function upgrade<Data>(
   definition: MessageDefinition<Data>,
@@ -204,7 +205,24 @@ export async function upgrade<Data>(
     );
   }
   let data: unknown = message.data;
-  for (let old = message.schemaVersion; old < version; old++) data = upcast[old]!(data);
+  for (let old = message.schemaVersion; old < version; old++) data = upcastOnce(definition, old, data);
   data = await validate(schema, data, `${kind} "${type}"`);
   return { ...message, schemaVersion: version, data: data as Data };
+}
+
+function upcastOnce<Data>(
+  { kind, type, upcast }: MessageDefinition<Data>,
+  version: number,
+  data: unknown,
+): unknown {
+  try {
+    return upcast[version]!(data);
+  } catch (cause) {
+    // An upcaster trusts old data to be what it was; data that is not, is invalid like any other.
+    throw new MillstreamError(
+      "VALIDATION_FAILED",
+      `Cannot accept ${kind} "${type}": its data is not what it was in schema version ${version}`,
+      { cause, details: { issues: [{ path: "", message: `not data of schema version ${version}` }] } },
+    );
+  }
 }
