@@ -13,6 +13,7 @@ import { parseTraceparent } from "../core/trace.ts";
 import { runOnce } from "../idempotency/idempotent.ts";
 import type { DispatchResult } from "../messaging/context.ts";
 import { readJson } from "./body.ts";
+import { blaming } from "./fault.ts";
 import type { Gate } from "./options.ts";
 import { correlationId, printable, userId } from "./request.ts";
 import { jsonResponse, resultText, type Route } from "./route.ts";
@@ -100,7 +101,7 @@ async function run(
   const { app, clock } = gate;
   const dispatch = async (): Promise<string> => {
     started?.();
-    return outcomeText(await app.dispatch(command, data, call.options));
+    return outcomeText(await blaming(command, data, () => app.dispatch(command, data, call.options)));
   };
   if (!call.once) return { text: await dispatch(), replayed: false };
   const { result, replayed } = await runOnce(app.store.idempotency, { ...call.once, clock }, dispatch);

@@ -8,6 +8,7 @@ import type { AnyQuery } from "../core/definition.ts";
 import { describe, MillstreamError } from "../core/errors.ts";
 import { parseToken } from "../core/token.ts";
 import { readJson } from "./body.ts";
+import { blaming } from "./fault.ts";
 import type { Gate } from "./options.ts";
 import { invalid, searchParams } from "./request.ts";
 import { jsonResponse, resultText, type Route } from "./route.ts";
@@ -36,7 +37,9 @@ async function ask(c: Context, gate: Gate, readParams: () => unknown): Promise<R
   const after = c.req.header("x-after");
   if (after !== undefined) parseToken(after);
   const waiting = after === undefined ? {} : { after, waitMs: gate.queryWaitMs };
-  const result = await gate.app.ask(query, await readParams(), { ...waiting, signal: c.req.raw.signal });
+  const params = await readParams();
+  const options = { ...waiting, signal: c.req.raw.signal };
+  const result = await blaming(query, params, () => gate.app.ask(query, params, options));
   return jsonResponse(resultText(result), 200);
 }
 

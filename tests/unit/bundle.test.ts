@@ -11,22 +11,32 @@ import { ROOT } from "../support/sources.ts";
 const LIMIT = 15 * 1024;
 
 describe("the core, bundled for a browser", () => {
-  test("needs nothing from outside and stays under 15 KB compressed", () => {
-    const { code, outside } = bundle("mod.ts");
-    const size = gzipSync(code, { level: 9 }).length;
-    console.log(`# mod.ts bundled, minified and compressed: ${(size / 1024).toFixed(1)} KB`);
+  test("needs nothing from outside and stays under 15 KB compressed; the store in memory is loaded when it is used", () => {
+    const { core, onDemand, outside } = bundle("mod.ts");
+    console.log(`# mod.ts bundled, minified and compressed: ${core} bytes, and ${onDemand} loaded on demand`);
     assert.deepEqual(outside, []);
-    assert.ok(size <= LIMIT, `${size} bytes, the limit is ${LIMIT}`);
+    assert.ok(core <= LIMIT, `${core} bytes, the limit is ${LIMIT}`);
   });
 });
 
-/** Bundles with esbuild, which fails on an import it cannot resolve. */
-function bundle(entry: string): { readonly code: Uint8Array; readonly outside: string[] } {
+interface Metafile {
+  readonly inputs: Record<string, unknown>;
+  readonly outputs: Record<
+    string,
+    { readonly entryPoint?: string; readonly imports: { readonly path: string; readonly kind: string }[] }
+  >;
+}
+
+/** Bundles with esbuild, which fails on an import it cannot resolve, and weighs what is loaded with the entry and what later. */
+function bundle(
+  entry: string,
+): { readonly core: number; readonly onDemand: number; readonly outside: string[] } {
   const folder = mkdtempSync(join(tmpdir(), "bundle-"));
   try {
-    const [code, meta] = [join(folder, "out.js"), join(folder, "meta.json")];
+    const meta = join(folder, "meta.json");
     const args = [
       "--bundle",
+      "--splitting",
       "--minify",
       "--format=esm",
       "--platform=browser",
@@ -34,17 +44,22 @@ function bundle(entry: string): { readonly code: Uint8Array; readonly outside: s
       "--log-level=warning",
     ];
     const esbuild = join(ROOT, "tests/node_modules/.bin/esbuild");
-    execFileSync(esbuild, [
-      entry,
-      ...args,
-      `--outfile=${code}`,
-      `--metafile=${meta}`,
-    ], { cwd: ROOT });
-    const { inputs } = JSON.parse(readFileSync(meta, "utf8")) as {
-      inputs: Record<string, unknown>;
+    execFileSync(esbuild, [entry, ...args, `--outdir=${folder}`, `--metafile=${meta}`], { cwd: ROOT });
+    const { inputs, outputs } = JSON.parse(readFileSync(meta, "utf8")) as Metafile;
+    const loaded = new Set<string>();
+    const load = (output: string): void => {
+      if (loaded.has(output)) return;
+      loaded.add(output);
+      for (const { path, kind } of outputs[output]?.imports ?? []) {
+        if (kind === "import-statement") load(path);
+      }
     };
+    load(Object.keys(outputs).find((output) => outputs[output]?.entryPoint === entry) ?? "");
+    const weigh = (paths: string[]): number =>
+      paths.reduce((sum, path) => sum + gzipSync(readFileSync(join(ROOT, path)), { level: 9 }).length, 0);
     return {
-      code: readFileSync(code),
+      core: weigh([...loaded]),
+      onDemand: weigh(Object.keys(outputs).filter((output) => !loaded.has(output))),
       outside: Object.keys(inputs).filter((path) => !/^(mod\.ts|src\/)/.test(path)),
     };
   } finally {

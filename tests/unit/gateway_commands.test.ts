@@ -60,12 +60,21 @@ describe("a command", () => {
   test("whose handler breaks tells clients nothing, and the operator everything", async () => {
     const reported: unknown[] = [];
     const app = gateway(shared.app, { onError: (error) => void reported.push(error) });
-    for (const how of ["error", "string", "result"]) {
+    for (const how of ["error", "string", "result", "publish", "dispatch"]) {
       const response = await app.request("/commands/broken", json({ how }));
       const text = JSON.stringify(await problem(response, 500, "INTERNAL"));
       assert.ok(!text.includes("secret"), text);
     }
-    assert.equal(reported.length, 3);
+    assert.equal(reported.length, 5);
+  });
+
+  test("whose answer does not match its own schema is the server's fault, not the client's", async () => {
+    const reported: unknown[] = [];
+    const app = gateway(shared.app, { onError: (error) => void reported.push(error) });
+    assert.equal((await body(await app.request("/commands/typed", json({ answer: 1 })), 200)).result, 1);
+    await problem(await app.request("/commands/typed", json({ answer: "1" })), 500, "INTERNAL");
+    assert.equal(reported.length, 1);
+    await problem(await app.request("/commands/typed", json([])), 422, "VALIDATION_FAILED");
   });
 
   test("with data that does not match its schema is refused with the path", async () => {

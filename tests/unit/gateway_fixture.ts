@@ -12,12 +12,18 @@ import { projection } from "../../src/sourcing/projection.ts";
 const Data = v.object({ orderId: v.string(), total: v.number() });
 
 export const OrderPlaced = event("order.placed", Data);
+export const OrderShipped = event("order.shipped", v.object({ items: v.array(v.string()) }), {
+  version: 2,
+  upcast: { 1: (old: { list: { name: string }[] }) => ({ items: old.list.map(({ name }) => name) }) },
+});
 export const OrderCancelled = event("order.cancelled", v.object({ orderId: v.string() }));
 export const PlaceOrder = command("order.place", Data);
 export const CancelOrder = command("order.cancel", v.object({ orderId: v.string() }));
 export const Echo = command("echo", v.unknown());
 export const Broken = command("broken", v.object({ how: v.string() }));
+export const Typed = command("typed", v.object({ answer: v.unknown() }), { result: v.number() });
 export const OrderIds = query("order.ids", v.object({ minimum: v.optional(v.string()) }));
+export const Count = query("count", v.object({ answer: v.optional(v.string()) }), v.number());
 export const Mirror = query("mirror", v.unknown());
 
 interface Order {
@@ -63,17 +69,21 @@ export async function world(): Promise<World> {
   const app = millstream({});
   app.use(Order, { id: (data: { orderId: string }) => data.orderId });
   app.use(Orders);
-  app.declare(topic("github"));
+  app.declare(topic("github"), OrderShipped);
   app.handle(Echo, async ({ data, userId, correlationId, traceparent }) => {
     echoes++;
     await gate;
     return { data, userId, correlationId, traceparent };
   });
-  app.handle(Broken, ({ data }) => {
+  app.handle(Broken, ({ data }, context) => {
     if (data.how === "result") return 1n;
+    if (data.how === "publish") return context.publish(OrderCancelled, { orderId: 1 as unknown as string });
+    if (data.how === "dispatch") return context.dispatch(command("nobody", v.unknown()), {});
     if (data.how === "string") throw "secret string";
     throw new Error("secret cause");
   });
+  app.handle(Typed, ({ data }) => data.answer as number);
+  app.answer(Count, ({ answer }) => answer as unknown as number);
   app.answer(OrderIds, { after: [Orders] }, () => ids);
   app.answer(Mirror, (params) => params);
   await app.start();

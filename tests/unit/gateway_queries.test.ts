@@ -31,6 +31,15 @@ describe("a query", () => {
     );
   });
 
+  test("whose answer does not match its own schema is the server's fault, not the client's", async () => {
+    await problem(await gateway(shared.app).request("/queries/count?answer=1"), 500, "INTERNAL");
+    await problem(
+      await gateway(shared.app).request("/queries/count?answer=1&answer=2"),
+      422,
+      "VALIDATION_FAILED",
+    );
+  });
+
   test("that nobody answers is not found", async () => {
     await problem(await gateway(shared.app).request("/queries/none"), 404, "HANDLER_NOT_FOUND");
     await problem(await gateway(shared.app).request("/queries/constructor"), 404, "HANDLER_NOT_FOUND");

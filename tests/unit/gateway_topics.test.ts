@@ -175,6 +175,18 @@ describe("publishing", () => {
     assert.ok(!(await bodies("order")).some((text) => text.includes('"v-1"')));
   });
 
+  test("an event of an old schema version is published as it is, and refused if it never was one", async () => {
+    const app = gateway(shared.app);
+    const shipped = (id: string, data: string) =>
+      structured(cloudEvent(id, data, { type: "order.shipped", schemaversion: 1 }));
+    await body(await app.request("/topics/order", shipped("old-1", '{"list":[{"name":"a"}]}')), 202);
+    const { message, dataText } = parseEvent(await bodyOf("order", "old-1"));
+    assert.deepEqual([message.schemaVersion, dataText], [1, '{"list":[{"name":"a"}]}']);
+    for (const data of ["{}", "null", '{"list":1}', '{"list":[null]}']) {
+      await problem(await app.request("/topics/order", shipped("old-2", data)), 422, "VALIDATION_FAILED");
+    }
+  });
+
   test("data of exactly 64 levels is published", async () => {
     const deep = "[".repeat(64) + "]".repeat(64);
     await body(
