@@ -115,10 +115,6 @@ export {
 // Idempotent operations.
 export { runOnce, type RunOnceOptions, type RunOnceResult } from "./src/idempotency/idempotent.ts";
 
-// In memory: the embedded default, and for tests.
-export { memoryStore, type MemoryStoreOptions } from "./src/memory/store.ts";
-export { memoryBroker, type MemoryBrokerOptions } from "./src/memory/broker.ts";
-
 // Ports, for those who bring their own store or broker.
 export type {
   Broker,

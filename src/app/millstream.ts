@@ -20,7 +20,6 @@ import {
   type CommandHandler,
 } from "../cqrs/command_bus.ts";
 import { queryBus } from "../cqrs/query_bus.ts";
-import { memoryStore } from "../memory/store.ts";
 import {
   type Consumer,
   type ConsumerOptions,
@@ -41,6 +40,7 @@ import { handleCommand } from "../sourcing/handle_command.ts";
 import { type Projection, startProjection, waitFor } from "../sourcing/projection.ts";
 import type { AnswerOptions, AskOptions, Health, Millstream, UseAggregateOptions } from "./application.ts";
 import { addHandler, deliveryHandler, type GroupMember, type MessageHandler } from "./deliveries.ts";
+import { embeddedStore } from "./embedded.ts";
 import { eventsForStream, eventsForTopic } from "./outside.ts";
 
 /** Options of {@linkcode millstream}. All have defaults; `{}` is the embedded application in memory. */
@@ -77,7 +77,7 @@ export interface MillstreamOptions {
 export function millstream(options: MillstreamOptions = {}): Millstream {
   const { clock = systemClock, random = Math.random, limits = {}, retry } = options;
   const source = checkText("source", options.source ?? "/millstream");
-  const store = options.store ?? memoryStore({ clock });
+  const store = options.store ?? embeddedStore(clock);
   const broker = options.broker ?? store.broker();
   const observer = safeObserver(options.observer);
   const newId = uuidv7Generator(() => clock.now());

@@ -12,3 +12,7 @@ export type { StoreConformanceOptions, StoreUnderTest } from "./conformance/stor
 export type { TestRunner, TestRunnerOptions } from "./runner.ts";
 export { virtualClock } from "./virtual_clock.ts";
 export type { VirtualClock } from "./virtual_clock.ts";
+
+// The in-memory implementations, which are also the embedded default.
+export { memoryStore, type MemoryStoreOptions } from "../memory/store.ts";
+export { memoryBroker, type MemoryBrokerOptions } from "../memory/broker.ts";
