@@ -12,7 +12,7 @@ import { preparePostgres } from "./postgres.ts";
 import { prepareRedis } from "./redis.ts";
 
 const USAGE =
-  "npm run bench -- [--only=redis|postgres] [--rounds=5] [--quick] [--json] [--runtime=node24|bun|deno|...]";
+  "npm run bench -- [--only=redis|postgres] [--rounds=5] [--quick] [--json] [--runtime=node|node24|bun|deno]";
 const SUBJECTS = { redis: "REDIS_URL", postgres: "DATABASE_URL" } as const;
 type Subject = keyof typeof SUBJECTS;
 

@@ -35,8 +35,9 @@ async function main() {
   const main = runtime.id.startsWith("node") ? "tests/.build/bench/main.js" : "bench/main.ts";
   if (!existsSync(`${ROOT}/${main}`)) throw new Error(`Cannot find ${main}\n${output}`);
   const { env, had, missing: absent } = await startServices();
-  for (const line of had) console.log(line);
-  for (const { name, reason } of absent) console.log(`without ${name}: ${reason}`);
+  // Not on standard output: that is the benchmarks' own, and with --json read by a program.
+  for (const line of had) console.error(line);
+  for (const { name, reason } of absent) console.error(`without ${name}: ${reason}`);
   const run = runtime.id === "deno" ? ["run", "-A", "--no-check", "--no-lock"] : [];
   return await follow(runtime.binary, [...run, main, ...args], { ...process.env, ...env });
 }
