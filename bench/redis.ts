@@ -124,6 +124,7 @@ async function ioredisLine(url: string, prefix: string, ahead: boolean): Promise
       const entries = await (next ?? read());
       taken += entries.length;
       next = ahead && taken < all.count ? read() : undefined;
+      next?.catch(() => {}); // should this batch fail before anybody waits for the next one
       for (const [, fields] of entries) all.handle(JSON.parse(fields[1] ?? "").data.number);
       all.acked(await writer.xack(key, GROUP, ...entries.map(([id]) => id)));
     }
@@ -136,8 +137,9 @@ async function ioredisLine(url: string, prefix: string, ahead: boolean): Promise
       const [pending] = await writer.xpending(key, GROUP);
       return Number(pending);
     },
-    async [Symbol.asyncDispose]() {
-      await Promise.all([writer.quit(), reader.quit()]);
+    [Symbol.asyncDispose]() {
+      for (const client of [writer, reader]) client.disconnect();
+      return Promise.resolve();
     },
   };
 }
