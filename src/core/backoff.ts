@@ -43,13 +43,23 @@ export function backoffDelay(
   policy: ResolvedRetryPolicy,
   random: Random = Math.random,
 ): number {
-  const bound = Math.min(policy.maxMs, policy.baseMs * policy.factor ** Math.min(attempt - 1, 1_000));
+  const growth = Math.min(policy.factor ** (attempt - 1), Number.MAX_VALUE); // 0 ms times infinity would be no number
+  const bound = Math.min(policy.maxMs, policy.baseMs * growth);
   return Math.floor(random() * bound);
 }
 
 /** Refuses a number option outside [min, max] with `INVALID_ARGUMENT` naming the option. */
-export function checkRange(option: string, value: number, min: number, max: number, whole = false): void {
-  if (typeof value === "number" && value >= min && value <= max && (!whole || Number.isInteger(value))) {
+export function checkRange(
+  option: string,
+  value: number,
+  min: number,
+  max: number,
+  whole = false,
+): void {
+  if (
+    typeof value === "number" && value >= min && value <= max &&
+    (!whole || Number.isInteger(value))
+  ) {
     return;
   }
   throw new MillstreamError(

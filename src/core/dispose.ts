@@ -17,10 +17,16 @@ export function disposer(): Disposer {
   const closers: Array<() => void | Promise<void>> = [];
   let closing: Promise<void> | undefined;
   const dispose = (): Promise<void> => closing ??= closeAll(closers);
-  return { defer: (close) => void closers.push(close), dispose, [Symbol.asyncDispose]: dispose };
+  return {
+    defer: (close) => void closers.push(close),
+    dispose,
+    [Symbol.asyncDispose]: dispose,
+  };
 }
 
-async function closeAll(closers: Array<() => void | Promise<void>>): Promise<void> {
+async function closeAll(
+  closers: Array<() => void | Promise<void>>,
+): Promise<void> {
   const failures: unknown[] = [];
   for (let close = closers.pop(); close; close = closers.pop()) {
     try {
@@ -31,6 +37,9 @@ async function closeAll(closers: Array<() => void | Promise<void>>): Promise<voi
   }
   if (failures.length === 1) throw failures[0];
   if (failures.length > 1) {
-    throw new AggregateError(failures, `Cannot close cleanly: ${failures.length} parts failed`);
+    throw new AggregateError(
+      failures,
+      `Cannot close cleanly: ${failures.length} parts failed`,
+    );
   }
 }

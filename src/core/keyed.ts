@@ -28,8 +28,8 @@ export interface KeyedExecutor {
  */
 export function keyedExecutor(concurrency: number): KeyedExecutor {
   checkRange("concurrency", concurrency, 1, 100_000, true);
-  const lanes = new Map<string, Array<() => void>>(); // present = a task of the key runs or is ready; value = its followers
-  const ready: Array<() => void> = [];
+  const lanes = new Map<string, Array<() => unknown>>(); // present = a task of the key runs or is ready; value = its followers
+  const ready: Array<() => unknown> = [];
   const idleWaiters: Array<() => void> = [];
   let active = 0;
   let size = 0;
@@ -37,9 +37,14 @@ export function keyedExecutor(concurrency: number): KeyedExecutor {
   function run<T>(key: string | undefined, task: () => Promise<T>): Promise<T> {
     size++;
     return new Promise<T>((resolve, reject) => {
-      const start = (): void => {
+      const start = async (): Promise<void> => {
         active++;
-        task().then(resolve, reject).finally(() => finished(key));
+        try {
+          resolve(await task());
+        } catch (error) {
+          reject(error);
+        }
+        finished(key); // before anyone who waits for the task goes on, so that they find the slot free
       };
       const lane = key === undefined ? undefined : lanes.get(key);
       if (lane) return void lane.push(start);
@@ -48,7 +53,7 @@ export function keyedExecutor(concurrency: number): KeyedExecutor {
     });
   }
 
-  function enqueue(start: () => void): void {
+  function enqueue(start: () => unknown): void {
     if (active < concurrency) start();
     else ready.push(start);
   }

@@ -68,7 +68,7 @@ export interface Recorded<Data = unknown> extends Message<Data> {
 
 /**
  * A message as it travels and rests: its attributes beside the exact text. `body` is the CloudEvents 1.0 JSON
- * format in one line with `data` as the last member, and never changes on the way.
+ * format with `data` as the last member, its text as the sender wrote it, and never changes on the way.
  */
 export interface EncodedMessage {
   readonly id: string;

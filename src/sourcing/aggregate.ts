@@ -13,12 +13,18 @@ export type Decision = readonly NewEvent[] | MillstreamError;
 
 /** How an aggregate decides, by command type. */
 export type Deciders<State, Commands extends readonly AnyCommand[]> = {
-  readonly [C in Commands[number] as C["type"]]: (command: Message<DataOf<C>>, state: State) => Decision;
+  readonly [Type in Commands[number]["type"]]: (
+    command: Message<DataOf<Extract<Commands[number], { readonly type: Type }>>>,
+    state: State,
+  ) => Decision;
 };
 
 /** How an aggregate's state follows from its events, by event type. */
 export type Evolvers<State, Events extends readonly AnyEvent[]> = {
-  readonly [E in Events[number] as E["type"]]: (state: State, event: Message<DataOf<E>>) => State;
+  readonly [Type in Events[number]["type"]]: (
+    state: State,
+    event: Message<DataOf<Extract<Events[number], { readonly type: Type }>>>,
+  ) => State;
 };
 
 /** What {@linkcode aggregate} takes. */
