@@ -4,11 +4,7 @@ import { isMillstreamError } from "../../src/core/errors.ts";
 import type { PostgresStore } from "../../src/postgres/mod.ts";
 import { events, openers, uniqueSchema } from "./postgres_fixture.ts";
 
-for (
-  const { name, skip, open, drop, end } of openers.filter(({ name }) =>
-    name !== "pg"
-  )
-) {
+for (const { name, skip, open, drop, end } of [openers.postgres, openers.pglite]) {
   describe(`appending on ${name}`, { skip }, () => {
     const schema = uniqueSchema("append");
     after(async () => {
@@ -161,7 +157,5 @@ async function streams(
   schema: string,
   like: string,
 ): Promise<readonly unknown[]> {
-  return await store.sql`select stream from ${
-    store.sql(schema)
-  }.streams where stream like ${like}`;
+  return await store.sql`select stream from ${store.sql(schema)}.streams where stream like ${like}`;
 }

@@ -5,14 +5,7 @@ import { join } from "node:path";
 import { after, describe, test } from "node:test";
 import { postgres } from "../../src/postgres/mod.ts";
 import { startScript } from "../support/process.ts";
-import {
-  dropSchema,
-  messages,
-  openDriver,
-  openPGlite,
-  server,
-  uniqueSchema,
-} from "./postgres_fixture.ts";
+import { dropSchema, messages, openDriver, openPGlite, server, uniqueSchema } from "./postgres_fixture.ts";
 
 const SCRIPT = new URL("./postgres_crash_child.ts", import.meta.url);
 

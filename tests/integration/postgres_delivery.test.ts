@@ -4,13 +4,7 @@ import type { Delivery, Subscription } from "../../src/ports/broker.ts";
 import type { SqlDriver, SqlSession } from "../../src/ports/sql.ts";
 import { postgres, type PostgresStore } from "../../src/postgres/mod.ts";
 import { eventually, within } from "../support/wait.ts";
-import {
-  dropSchema,
-  messages,
-  openDriver,
-  server,
-  uniqueSchema,
-} from "./postgres_fixture.ts";
+import { dropSchema, messages, openDriver, server, uniqueSchema } from "./postgres_fixture.ts";
 
 /** Interleavings of two sessions: one is stopped before its commit, which only a raw session can do. */
 describe("deliveries of one key", { skip: server.skip }, () => {
@@ -198,8 +192,7 @@ describe("deliveries of one key", { skip: server.skip }, () => {
 
   /** Whether a session waits for a lock that this schema's tests can be the cause of. */
   async function waitsForLock(driver: SqlSession): Promise<boolean> {
-    const sql =
-      `select 1 from pg_stat_activity where wait_event_type = 'Lock' and query like $1::text`;
+    const sql = `select 1 from pg_stat_activity where wait_event_type = 'Lock' and query like $1::text`;
     return (await driver.query(sql, [`%${schema}%`])).length > 0;
   }
 });

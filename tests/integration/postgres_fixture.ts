@@ -17,6 +17,7 @@ import {
   type StoreOptions,
 } from "../../src/postgres/mod.ts";
 import { service } from "../support/require.ts";
+import { startPostgres } from "../support/servers.ts";
 
 /** The shared server. */
 export const server = service("postgres");
@@ -51,6 +52,8 @@ export interface StoreOpener {
   readonly skip: string | false;
   /** A started store on the schema, as a process of its own would have it (PGlite: on the same instance). */
   open(schema: string, options?: StoreOptions): Promise<PostgresStore>;
+  /** Stops the database without warning and starts it again, where it belongs to this test file. */
+  restart?(): Promise<void>;
   /** Removes the schema. */
   drop(schema: string): Promise<void>;
   /** After the last test. */
@@ -58,18 +61,34 @@ export interface StoreOpener {
 }
 
 /** Stores by all drivers. */
-export const openers: readonly StoreOpener[] = [
-  postgresJsOpener(),
-  pgOpener(),
-  pgliteOpener(),
-];
+export const openers = {
+  postgres: postgresJsOpener(),
+  pg: pgOpener(),
+  pglite: pgliteOpener(),
+};
+
+/** Stores on a private server that can be killed. */
+export async function privateOpener(): Promise<StoreOpener> {
+  const { skip } = service("postgres-server");
+  const own = skip ? undefined : await startPostgres();
+  return {
+    name: "postgres",
+    skip,
+    open: (schema, options) => started(postgres({ ...options, url: own?.url ?? "", schema })),
+    async restart() {
+      await own?.kill9();
+      await own?.restart();
+    },
+    drop: () => Promise.resolve(),
+    end: async () => await own?.stop(),
+  };
+}
 
 function postgresJsOpener(): StoreOpener {
   return {
     name: "postgres",
     skip: server.skip,
-    open: (schema, options) =>
-      started(postgres({ ...options, driver: openDriver(), schema })),
+    open: (schema, options) => started(postgres({ ...options, driver: openDriver(), schema })),
     drop: dropSchema,
     end: () => Promise.resolve(),
   };
@@ -114,18 +133,19 @@ async function createPool(): Promise<Pool> {
 function pgliteOpener(): StoreOpener {
   let folder = "";
   let instance: Promise<PGlite> | undefined;
-  function open(): Promise<PGlite> {
-    folder = mkdtempSync(join(tmpdir(), "millstream-"));
-    return openPGlite(folder);
-  }
   return {
     name: "pglite",
     skip: false,
     async open(schema, options) {
-      instance ??= open();
+      folder ||= mkdtempSync(join(tmpdir(), "millstream-"));
+      instance ??= openPGlite(folder);
       return await started(
         postgres({ ...options, pglite: await instance, schema }),
       );
+    },
+    async restart() {
+      await (await instance)?.close();
+      instance = undefined;
     },
     drop: async (schema) =>
       void await (await instance)?.exec(

@@ -5,11 +5,7 @@ import type { PostgresStore } from "../../src/postgres/mod.ts";
 import { eventually } from "../support/wait.ts";
 import { messages, openers, uniqueSchema } from "./postgres_fixture.ts";
 
-for (
-  const { name, skip, open, drop, end } of openers.filter(({ name }) =>
-    name !== "pg"
-  )
-) {
+for (const { name, skip, open, drop, end } of [openers.postgres, openers.pglite]) {
   describe(`groups and retention on ${name}`, { skip }, () => {
     const schema = uniqueSchema("groups");
     after(async () => {
@@ -67,12 +63,8 @@ for (
       const [first, second] = [messages(1), messages(1)];
       await broker.publish("vanishing", first);
       await takeAll(group);
-      await store.sql`delete from ${
-        store.sql(schema)
-      }.groups where name = 'group'
-        and topic_id = (select id from ${
-        store.sql(schema)
-      }.topics where name = 'vanishing')`;
+      await store.sql`delete from ${store.sql(schema)}.groups where name = 'group'
+        and topic_id = (select id from ${store.sql(schema)}.topics where name = 'vanishing')`;
       await broker.publish("vanishing", second);
       const again = await eventually(async () => {
         const taken = await takeAll(group);

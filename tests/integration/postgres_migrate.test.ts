@@ -2,12 +2,7 @@ import assert from "node:assert/strict";
 import { after, describe, test } from "node:test";
 import { isMillstreamError } from "../../src/core/errors.ts";
 import { migrations, postgres } from "../../src/postgres/mod.ts";
-import {
-  dropSchema,
-  openDriver,
-  server,
-  uniqueSchema,
-} from "./postgres_fixture.ts";
+import { dropSchema, openDriver, server, uniqueSchema } from "./postgres_fixture.ts";
 
 describe("migrations", { skip: server.skip }, () => {
   const schemas = [
@@ -27,9 +22,7 @@ describe("migrations", { skip: server.skip }, () => {
     await Promise.all(stores.map((store) => store.start()));
     const [first] = stores;
     assert.ok(first);
-    const applied = await first.sql`select number from ${
-      first.sql(schemas[0])
-    }.migrations order by number`;
+    const applied = await first.sql`select number from ${first.sql(schemas[0])}.migrations order by number`;
     assert.deepEqual(applied, [{ number: 1 }, { number: 2 }]);
     for (const [n, store] of stores.entries()) {
       assert.equal(await store.inbox.record("group", `m-${n}`), true);
@@ -56,9 +49,7 @@ describe("migrations", { skip: server.skip }, () => {
   test("a migration that fails leaves nothing behind, and a later start succeeds", async () => {
     const driver = openDriver();
     await driver.script(
-      `create schema ${schemas[2]}; create view ${
-        schemas[2]
-      }.deliveries as select 1 as id`,
+      `create schema ${schemas[2]}; create view ${schemas[2]}.deliveries as select 1 as id`,
     );
     const store = postgres({ driver, schema: schemas[2] });
     await assert.rejects(store.start());

@@ -4,13 +4,7 @@ import type { StoredEvent } from "../../src/ports/event_store.ts";
 import type { SqlDriver } from "../../src/ports/sql.ts";
 import { postgres } from "../../src/postgres/mod.ts";
 import { pause } from "../support/wait.ts";
-import {
-  dropSchema,
-  events,
-  openDriver,
-  server,
-  uniqueSchema,
-} from "./postgres_fixture.ts";
+import { dropSchema, events, openDriver, server, uniqueSchema } from "./postgres_fixture.ts";
 
 const WRITERS = 6;
 const READERS = 2;
@@ -28,15 +22,12 @@ describe("the order of all events", { skip: server.skip }, () => {
     const readers = Array.from({ length: READERS }, () => readTo(goal));
     const naive = naiveReader(goal);
 
-    const rollbacks =
-      (await Promise.all(Array.from({ length: WRITERS }, (_, n) => writer(n))))
-        .reduce((
-          a,
-          b,
-        ) => a + b);
-    const all = await admin.sql<{ pos: string }>`select pos from ${
-      admin.sql(schema)
-    }.events order by pos`;
+    const rollbacks = (await Promise.all(Array.from({ length: WRITERS }, (_, n) => writer(n))))
+      .reduce((
+        a,
+        b,
+      ) => a + b);
+    const all = await admin.sql<{ pos: string }>`select pos from ${admin.sql(schema)}.events order by pos`;
     goal.position = BigInt(all.at(-1)?.pos ?? 0);
     assert.ok(all.length > 400, `only ${all.length} events were written`);
     assert.ok(
@@ -114,8 +105,7 @@ describe("the order of all events", { skip: server.skip }, () => {
     let last = "0";
     for (let more = true; more;) {
       more = goal.position === undefined;
-      const sql =
-        `select pos from ${schema}.events where pos > $1::bigint order by pos`;
+      const sql = `select pos from ${schema}.events where pos > $1::bigint order by pos`;
       for (const { pos } of await driver.query<{ pos: string }>(sql, [last])) {
         seen.add(pos);
         last = pos;

@@ -44,9 +44,7 @@ describe("poll", () => {
     await clock.run();
     assert.equal(await polling, undefined);
     assert.equal(times.at(-1), 1_000);
-    const gaps = times.slice(1).map((time, index) =>
-      time - (times[index] ?? 0)
-    );
+    const gaps = times.slice(1).map((time, index) => time - (times[index] ?? 0));
     assert.ok(
       Math.max(...gaps) <= 250 * 1.25,
       `longest gap ${Math.max(...gaps)}`,
@@ -125,9 +123,7 @@ describe("bells", () => {
       ]] as const
     ) {
       const bell = bells.get(topic, group);
-      void bell.wait(bell.rings, 60_000, undefined).then(() =>
-        woken.push(`${topic}/${group}`)
-      );
+      void bell.wait(bell.rings, 60_000, undefined).then(() => woken.push(`${topic}/${group}`));
     }
     bells.ring("a");
     await turn();

@@ -1,0 +1,4 @@
+import { testBroker } from "./postgres_conformance.ts";
+import { openers } from "./postgres_fixture.ts";
+
+await testBroker(openers.pg);
