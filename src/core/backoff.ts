@@ -49,17 +49,8 @@ export function backoffDelay(
 }
 
 /** Refuses a number option outside [min, max] with `INVALID_ARGUMENT` naming the option. */
-export function checkRange(
-  option: string,
-  value: number,
-  min: number,
-  max: number,
-  whole = false,
-): void {
-  if (
-    typeof value === "number" && value >= min && value <= max &&
-    (!whole || Number.isInteger(value))
-  ) {
+export function checkRange(option: string, value: number, min: number, max: number, whole = false): void {
+  if (typeof value === "number" && value >= min && value <= max && (!whole || Number.isInteger(value))) {
     return;
   }
   throw new MillstreamError(

@@ -34,11 +34,7 @@ export const systemClock: Clock = {
 };
 
 /** Resolves after `ms` milliseconds, or rejects with `ABORTED` as soon as `signal` aborts. */
-export function sleep(
-  clock: Clock,
-  ms: number,
-  signal?: AbortSignal,
-): Promise<void> {
+export function sleep(clock: Clock, ms: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
     if (signal?.aborted) return reject(aborted(signal));
     const cancel = clock.after(ms, () => {
@@ -57,12 +53,7 @@ export function sleep(
  * Gives up waiting for `work` after `ms` milliseconds with the error that `late` returns. The work itself is not
  * stopped: its outcome is unknown, which is what `late` should say.
  */
-export function withDeadline<T>(
-  clock: Clock,
-  ms: number,
-  work: Promise<T>,
-  late: () => Error,
-): Promise<T> {
+export function withDeadline<T>(clock: Clock, ms: number, work: Promise<T>, late: () => Error): Promise<T> {
   return new Promise((resolve, reject) => {
     const cancel = clock.after(ms, () => reject(late()));
     work.then(resolve, reject).finally(cancel);
@@ -70,10 +61,7 @@ export function withDeadline<T>(
 }
 
 /** Rejects as soon as `signal` aborts, and otherwise settles as `work` does. */
-export function abortable<T>(
-  work: Promise<T>,
-  signal: AbortSignal | undefined,
-): Promise<T> {
+export function abortable<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (!signal) return work;
   return new Promise((resolve, reject) => {
     if (signal.aborted) {
@@ -88,7 +76,5 @@ export function abortable<T>(
 
 /** The error for work that a signal stopped. */
 export function aborted(signal?: AbortSignal): MillstreamError {
-  return new MillstreamError("ABORTED", "Stopped by the caller's signal", {
-    cause: signal?.reason,
-  });
+  return new MillstreamError("ABORTED", "Stopped by the caller's signal", { cause: signal?.reason });
 }

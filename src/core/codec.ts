@@ -57,18 +57,12 @@ export function encodeMessage(
   let body = '{"specversion":"1.0"';
   for (const [attribute, field] of FIELD_LIST) {
     const value = message[field] as string | undefined;
-    if (value !== undefined) {
-      body += `,"${attribute}":${JSON.stringify(checkText(attribute, value, 512))}`;
-    }
+    if (value !== undefined) body += `,"${attribute}":${JSON.stringify(checkText(attribute, value, 512))}`;
   }
   body += `,"schemaversion":${message.schemaVersion},"datacontenttype":"application/json"`;
   for (const name of Object.keys(message.headers)) {
     if (RESERVED.has(checkHeaderName(name))) throw reservedHeader(name);
-    body += `,"${name}":${
-      JSON.stringify(
-        checkText(`header "${name}"`, message.headers[name]!, 8_192),
-      )
-    }`;
+    body += `,"${name}":${JSON.stringify(checkText(`header "${name}"`, message.headers[name]!, 8_192))}`;
   }
   body += `,"data":${data}}`;
   checkSize(body, limits.maxBytes ?? MAX_BYTES);
@@ -83,10 +77,7 @@ const FIELD_LIST = Object.entries(FIELDS);
  *
  * @throws `MALFORMED_MESSAGE`, `PAYLOAD_TOO_DEEP` or `PAYLOAD_TOO_LARGE`, and nothing else, whatever the bytes.
  */
-export function decodeMessage<Data = unknown>(
-  body: string,
-  limits: MessageLimits = {},
-): Message<Data> {
+export function decodeMessage<Data = unknown>(body: string, limits: MessageLimits = {}): Message<Data> {
   return parseEvent<Data>(body, limits).message;
 }
 
@@ -98,21 +89,13 @@ export interface ParsedEvent<Data = unknown> {
 }
 
 /** As {@linkcode decodeMessage}, and keeps the text of the data. */
-export function parseEvent<Data = unknown>(
-  body: string,
-  limits: MessageLimits = {},
-): ParsedEvent<Data> {
+export function parseEvent<Data = unknown>(body: string, limits: MessageLimits = {}): ParsedEvent<Data> {
   checkSize(body, limits.maxBytes ?? MAX_BYTES);
-  const spans = scanJson(body, {
-    maxDepth: (limits.maxDepth ?? MAX_DEPTH) + 1,
-  }); // the envelope is a level of its own
+  const spans = scanJson(body, { maxDepth: (limits.maxDepth ?? MAX_DEPTH) + 1 }); // the envelope is a level of its own
   const event = parseObject(body);
   const span = spans.get("data");
   const dataText = span ? body.slice(...span).trim() : "null";
-  return {
-    message: messageFromAttributes(event, event.data as Data ?? null as Data),
-    dataText,
-  };
+  return { message: messageFromAttributes(event, event.data as Data ?? null as Data), dataText };
 }
 
 function parseObject(body: string): Record<string, unknown> {
@@ -139,18 +122,14 @@ export function messageFromAttributes<Data>(
   data: Data,
 ): Message<Data> {
   if (attributes.specversion !== "1.0") {
-    throw malformed(
-      `"specversion" is ${describe(attributes.specversion)}, expected "1.0"`,
-    );
+    throw malformed(`"specversion" is ${describe(attributes.specversion)}, expected "1.0"`);
   }
   const contentType = attributes.datacontenttype ?? "application/json";
   if (
     typeof contentType !== "string" || !JSON_TYPE.test(contentType) ||
     (attributes.data_base64 ?? null) !== null
   ) {
-    throw malformed(
-      `data must be JSON, got content type ${describe(contentType)}`,
-    );
+    throw malformed(`data must be JSON, got content type ${describe(contentType)}`);
   }
   const message: Record<string, unknown> = { data };
   const headers: Record<string, string> = {};
@@ -159,17 +138,11 @@ export function messageFromAttributes<Data>(
     const field = Object.hasOwn(FIELDS, name) ? FIELDS[name] : undefined;
     if (field) message[field] = textAttribute(name, value, 512);
     else if (!RESERVED.has(name)) {
-      headers[checkAttributeName(name)] = textAttribute(
-        name,
-        scalar(value),
-        8_192,
-      );
+      headers[checkAttributeName(name)] = textAttribute(name, scalar(value), 8_192);
     }
   }
   for (const name of ["id", "source", "type"]) {
-    if (message[name] === undefined) {
-      throw malformed(`attribute "${name}" is missing`);
-    }
+    if (message[name] === undefined) throw malformed(`attribute "${name}" is missing`);
   }
   message.time = checkTime(message.time as string | undefined);
   message.schemaVersion = schemaVersion(attributes.schemaversion);
@@ -179,37 +152,24 @@ export function messageFromAttributes<Data>(
 
 function schemaVersion(value: unknown): number {
   const version = value === undefined || value === null ? 1 : Number(value);
-  if (Number.isInteger(version) && version >= 1 && version < 2 ** 31) {
-    return version;
-  }
-  throw malformed(
-    `attribute "schemaversion" is ${describe(value)}, expected a whole number from 1`,
-  );
+  if (Number.isInteger(version) && version >= 1 && version < 2 ** 31) return version;
+  throw malformed(`attribute "schemaversion" is ${describe(value)}, expected a whole number from 1`);
 }
 
 function checkTime(time: string | undefined): string {
   if (time === undefined) return new Date(0).toISOString();
   if (
-    /^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$/.test(
-      time,
-    ) &&
+    /^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$/.test(time) &&
     !Number.isNaN(Date.parse(time))
   ) return time;
   throw malformed(`attribute "time" is ${describe(time)}, expected RFC 3339`);
 }
 
-function textAttribute(
-  name: string,
-  value: unknown,
-  maxLength: number,
-): string {
+function textAttribute(name: string, value: unknown, maxLength: number): string {
   try {
     return checkText(name, value as string, maxLength);
   } catch (cause) {
-    throw malformed(
-      `attribute ${describe(name)} must be 1 to ${maxLength} characters of plain text`,
-      cause,
-    );
+    throw malformed(`attribute ${describe(name)} must be 1 to ${maxLength} characters of plain text`, cause);
   }
 }
 
@@ -217,10 +177,7 @@ function checkAttributeName(name: string): string {
   try {
     return checkHeaderName(name);
   } catch (cause) {
-    throw malformed(
-      `attribute name ${describe(name)} must be lower-case letters and digits`,
-      cause,
-    );
+    throw malformed(`attribute name ${describe(name)} must be lower-case letters and digits`, cause);
   }
 }
 
@@ -230,11 +187,7 @@ function scalar(value: unknown): unknown {
 }
 
 function malformed(why: string, cause?: unknown): MillstreamError {
-  return new MillstreamError(
-    "MALFORMED_MESSAGE",
-    `Cannot read message: ${why}`,
-    { cause },
-  );
+  return new MillstreamError("MALFORMED_MESSAGE", `Cannot read message: ${why}`, { cause });
 }
 
 function reservedHeader(name: string): MillstreamError {

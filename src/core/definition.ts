@@ -46,32 +46,23 @@ export interface EventDefinition<Data = unknown, Type extends string = string>
 }
 
 /** The definition of a command: something one handler should do, and what it answers. */
-export interface CommandDefinition<
-  Data = unknown,
-  Result = unknown,
-  Type extends string = string,
-> extends MessageDefinition<Data, Type> {
+export interface CommandDefinition<Data = unknown, Result = unknown, Type extends string = string>
+  extends MessageDefinition<Data, Type> {
   readonly kind: "command";
   /** Validates the answer, where given. */
   readonly resultSchema: Schema<unknown, Result> | undefined;
 }
 
 /** The definition of a query: something one handler answers without changing anything. */
-export interface QueryDefinition<
-  Params = unknown,
-  Result = unknown,
-  Type extends string = string,
-> extends MessageDefinition<Params, Type> {
+export interface QueryDefinition<Params = unknown, Result = unknown, Type extends string = string>
+  extends MessageDefinition<Params, Type> {
   readonly kind: "query";
   /** Validates the answer, where given. */
   readonly resultSchema: Schema<unknown, Result> | undefined;
 }
 
 /** What events, commands and queries have in common. */
-export interface MessageDefinition<
-  Data = unknown,
-  Type extends string = string,
-> {
+export interface MessageDefinition<Data = unknown, Type extends string = string> {
   readonly kind: "event" | "command" | "query";
   readonly type: Type;
   readonly schema: Schema<unknown, Data>;
@@ -126,10 +117,7 @@ export function event<const Type extends string, Data>(
   schema: Schema<unknown, Data>,
   options: EventOptions<Data> = {},
 ): EventDefinition<Data, Type> {
-  const create = (
-    data: Data,
-    messageOptions: MessageOptions = {},
-  ): NewEvent<Data, Type> => ({
+  const create = (data: Data, messageOptions: MessageOptions = {}): NewEvent<Data, Type> => ({
     definition,
     type,
     data,
@@ -161,11 +149,7 @@ export function command<const Type extends string, Data, Result = unknown>(
   schema: Schema<unknown, Data>,
   options: CommandOptions<Data, Result> = {},
 ): CommandDefinition<Data, Result, Type> {
-  return {
-    ...define("command", type, schema, options),
-    kind: "command",
-    resultSchema: options.result,
-  };
+  return { ...define("command", type, schema, options), kind: "command", resultSchema: options.result };
 }
 
 /** Defines a query by the schemas of its parameters and, optionally, of its answer. */
@@ -174,11 +158,7 @@ export function query<const Type extends string, Params, Result = unknown>(
   params: Schema<unknown, Params>,
   result?: Schema<unknown, Result>,
 ): QueryDefinition<Params, Result, Type> {
-  return {
-    ...define<Type, Params>("query", type, params, {}),
-    kind: "query",
-    resultSchema: result,
-  };
+  return { ...define<Type, Params>("query", type, params, {}), kind: "query", resultSchema: result };
 }
 
 /** Names a topic whose messages may be of any type: `app.on(topic("github"), { group }, handler)`. */
@@ -216,7 +196,7 @@ export async function upgrade<Data>(
   definition: MessageDefinition<Data>,
   message: Message,
 ): Promise<Message<Data>> {
-  const { type, version, upcast, schema, kind } = definition;
+  const { type, version, schema, kind } = definition;
   if (message.schemaVersion > version) {
     throw new MillstreamError(
       "UNKNOWN_SCHEMA_VERSION",
@@ -225,9 +205,7 @@ export async function upgrade<Data>(
     );
   }
   let data: unknown = message.data;
-  for (let old = message.schemaVersion; old < version; old++) {
-    data = upcastOnce(definition, old, data);
-  }
+  for (let old = message.schemaVersion; old < version; old++) data = upcastOnce(definition, old, data);
   data = await validate(schema, data, `${kind} "${type}"`);
   return { ...message, schemaVersion: version, data: data as Data };
 }
@@ -244,15 +222,7 @@ function upcastOnce<Data>(
     throw new MillstreamError(
       "VALIDATION_FAILED",
       `Cannot accept ${kind} "${type}": its data is not what it was in schema version ${version}`,
-      {
-        cause,
-        details: {
-          issues: [{
-            path: "",
-            message: `not data of schema version ${version}`,
-          }],
-        },
-      },
+      { cause, details: { issues: [{ path: "", message: `not data of schema version ${version}` }] } },
     );
   }
 }

@@ -17,16 +17,10 @@ export function disposer(): Disposer {
   const closers: Array<() => void | Promise<void>> = [];
   let closing: Promise<void> | undefined;
   const dispose = (): Promise<void> => closing ??= closeAll(closers);
-  return {
-    defer: (close) => void closers.push(close),
-    dispose,
-    [Symbol.asyncDispose]: dispose,
-  };
+  return { defer: (close) => void closers.push(close), dispose, [Symbol.asyncDispose]: dispose };
 }
 
-async function closeAll(
-  closers: Array<() => void | Promise<void>>,
-): Promise<void> {
+async function closeAll(closers: Array<() => void | Promise<void>>): Promise<void> {
   const failures: unknown[] = [];
   for (let close = closers.pop(); close; close = closers.pop()) {
     try {
@@ -37,9 +31,6 @@ async function closeAll(
   }
   if (failures.length === 1) throw failures[0];
   if (failures.length > 1) {
-    throw new AggregateError(
-      failures,
-      `Cannot close cleanly: ${failures.length} parts failed`,
-    );
+    throw new AggregateError(failures, `Cannot close cleanly: ${failures.length} parts failed`);
   }
 }

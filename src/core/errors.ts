@@ -97,10 +97,7 @@ export class MillstreamError extends Error {
   readonly details: Readonly<Record<string, unknown>>;
 
   constructor(code: ErrorCode, message: string, extras: ErrorExtras = {}) {
-    super(
-      message,
-      extras.cause === undefined ? undefined : { cause: extras.cause },
-    );
+    super(message, extras.cause === undefined ? undefined : { cause: extras.cause });
     this.code = code;
     this.retryable = extras.retryable ?? RETRYABLE.has(code);
     this.details = extras.details ?? {};
@@ -108,16 +105,11 @@ export class MillstreamError extends Error {
 }
 
 /** Whether `error` is a {@linkcode MillstreamError}, of one of `codes` if any are given. */
-export function isMillstreamError(
-  error: unknown,
-  ...codes: ErrorCode[]
-): error is MillstreamError {
+export function isMillstreamError(error: unknown, ...codes: ErrorCode[]): error is MillstreamError {
   // Compared by name and shape as well, so that two copies of the package in one process understand each other.
   const own = error instanceof MillstreamError ||
-    (error instanceof Error && error.name === "MillstreamError" &&
-      "code" in error);
-  return own &&
-    (codes.length === 0 || codes.includes((error as MillstreamError).code));
+    (error instanceof Error && error.name === "MillstreamError" && "code" in error);
+  return own && (codes.length === 0 || codes.includes((error as MillstreamError).code));
 }
 
 /** Turns whatever was thrown (a string, `undefined`, an object) into an `Error`, unchanged if it is one. */
@@ -138,18 +130,13 @@ export function toError(thrown: unknown): Error {
  * @param reason The application's own code, for example `ORDER_EXISTS`.
  * @param message What a person should read. Defaults to the reason.
  */
-export function refuse(
-  reason: string,
-  message: string = reason,
-): MillstreamError {
+export function refuse(reason: string, message: string = reason): MillstreamError {
   return new MillstreamError("REFUSED", message, { details: { reason } });
 }
 
 /** A short, quoted rendering of any value for use in error messages. Never throws. */
 export function describe(value: unknown): string {
-  if (typeof value === "string") {
-    return JSON.stringify(value.length > 80 ? `${value.slice(0, 80)}…` : value);
-  }
+  if (typeof value === "string") return JSON.stringify(value.length > 80 ? `${value.slice(0, 80)}…` : value);
   if (typeof value === "bigint") return `${value}n`;
   if (typeof value === "function") return `function ${value.name}`;
   try {

@@ -45,10 +45,7 @@ export function uuidv7Generator(
 /** An id that is always the same for the same `name`: UUIDv5 (SHA-1) in a namespace of Millstream's own. */
 export async function uuidv5(name: string): Promise<string> {
   const bytes = new TextEncoder().encode(`millstream\u0000${name}`);
-  const hash = new Uint8Array(await crypto.subtle.digest("SHA-1", bytes)).slice(
-    0,
-    16,
-  );
+  const hash = new Uint8Array(await crypto.subtle.digest("SHA-1", bytes)).slice(0, 16);
   hash[6] = (hash[6]! & 0x0f) | 0x50;
   hash[8] = (hash[8]! & 0x3f) | 0x80;
   const text = Array.from(hash, (byte) => hex(byte, 2)).join("");

@@ -22,10 +22,7 @@ export const MAX_DEPTH = 64;
  *
  * @throws `UNSERIALIZABLE` with `details.path`, or `PAYLOAD_TOO_DEEP`.
  */
-export function stringifyStrict(
-  value: unknown,
-  limits: JsonLimits = {},
-): string {
+export function stringifyStrict(value: unknown, limits: JsonLimits = {}): string {
   const problem = findProblem(value, limits.maxDepth ?? MAX_DEPTH);
   if (problem) throw problemError(problem, limits.maxDepth ?? MAX_DEPTH);
   return JSON.stringify(value);
@@ -50,17 +47,11 @@ function findProblem(value: unknown, depthLeft: number): Problem | undefined {
       if (depthLeft <= 0) return { path: "", what: TOO_DEEP };
       return Array.isArray(value) ? problemInArray(value, depthLeft) : problemInObject(value, depthLeft);
     default:
-      return {
-        path: "",
-        what: value === undefined ? "undefined" : `a ${typeof value}`,
-      };
+      return { path: "", what: value === undefined ? "undefined" : `a ${typeof value}` };
   }
 }
 
-function problemInArray(
-  array: readonly unknown[],
-  depthLeft: number,
-): Problem | undefined {
+function problemInArray(array: readonly unknown[], depthLeft: number): Problem | undefined {
   for (let index = 0; index < array.length; index++) {
     const problem = findProblem(array[index], depthLeft - 1);
     if (problem) {
@@ -71,31 +62,18 @@ function problemInArray(
   return undefined;
 }
 
-function problemInObject(
-  object: object,
-  depthLeft: number,
-): Problem | undefined {
+function problemInObject(object: object, depthLeft: number): Problem | undefined {
   const prototype: object | null = Object.getPrototypeOf(object);
   // The second test accepts plain objects of another realm.
-  if (
-    prototype !== Object.prototype && prototype !== null &&
-    Object.getPrototypeOf(prototype) !== null
-  ) {
+  if (prototype !== Object.prototype && prototype !== null && Object.getPrototypeOf(prototype) !== null) {
     return {
       path: "",
-      what: `a ${
-        (object as { constructor?: { name?: string } }).constructor?.name ??
-          "class instance"
-      }`,
+      what: `a ${(object as { constructor?: { name?: string } }).constructor?.name ?? "class instance"}`,
     };
   }
-  if (Object.getOwnPropertySymbols(object).length > 0) {
-    return { path: "", what: "a symbol key" };
-  }
+  if (Object.getOwnPropertySymbols(object).length > 0) return { path: "", what: "a symbol key" };
   for (const key of Object.keys(object)) {
-    if (key === "__proto__") {
-      return { path: ".__proto__", what: "a key that changes prototypes" };
-    }
+    if (key === "__proto__") return { path: ".__proto__", what: "a key that changes prototypes" };
     const value = (object as Record<string, unknown>)[key];
     if (value === undefined) continue;
     const problem = findProblem(value, depthLeft - 1);
@@ -209,10 +187,7 @@ export function splitArray(text: string, maxElements: number): string[] {
         at = endOfString(text, at);
     }
   }
-  if (
-    text[first] !== "[" || text[end] !== "]" ||
-    skipSpace(text, end + 1) !== text.length
-  ) {
+  if (text[first] !== "[" || text[end] !== "]" || skipSpace(text, end + 1) !== text.length) {
     throw notAnArray();
   }
   if (elements.length > 0 || skipSpace(text, start) !== end) take(end);
@@ -226,10 +201,7 @@ export function splitArray(text: string, maxElements: number): string[] {
 }
 
 function notAnArray(): MillstreamError {
-  return new MillstreamError(
-    "MALFORMED_MESSAGE",
-    "Cannot accept JSON: expected one array",
-  );
+  return new MillstreamError("MALFORMED_MESSAGE", "Cannot accept JSON: expected one array");
 }
 
 function tooMany(maxElements: number): MillstreamError {
@@ -245,13 +217,9 @@ function tooMany(maxElements: number): MillstreamError {
 function noteKey(seen: Set<string> | undefined, key: string): void {
   if (key !== "__proto__" && !seen?.has(key)) return void seen?.add(key);
   const why = key === "__proto__" ? "would change prototypes" : "stands twice in one object";
-  throw new MillstreamError(
-    "MALFORMED_MESSAGE",
-    `Cannot accept JSON: key ${describe(key)} ${why}`,
-    {
-      details: { key },
-    },
-  );
+  throw new MillstreamError("MALFORMED_MESSAGE", `Cannot accept JSON: key ${describe(key)} ${why}`, {
+    details: { key },
+  });
 }
 
 /** The key a JSON string literal stands for; the literal itself where it is not valid, which `JSON.parse` reports. */
@@ -265,11 +233,7 @@ function readKey(literal: string): string {
 }
 
 function endOfString(text: string, start: number): number {
-  for (
-    let end = text.indexOf('"', start + 1);
-    end >= 0;
-    end = text.indexOf('"', end + 1)
-  ) {
+  for (let end = text.indexOf('"', start + 1); end >= 0; end = text.indexOf('"', end + 1)) {
     let backslashes = 0;
     while (text.charCodeAt(end - 1 - backslashes) === 0x5c) backslashes++;
     if (backslashes % 2 === 0) return end;

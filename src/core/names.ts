@@ -25,10 +25,7 @@ export function checkName(kind: string, name: string): string {
 
 /** Refuses text that is empty, too long, or that some broker or store could not carry unchanged. */
 export function checkText(kind: string, text: string, maxLength = 255): string {
-  if (
-    typeof text === "string" && text.length > 0 && text.length <= maxLength &&
-    isPlainText(text)
-  ) {
+  if (typeof text === "string" && text.length > 0 && text.length <= maxLength && isPlainText(text)) {
     return text;
   }
   throw new MillstreamError(
@@ -58,6 +55,5 @@ export function isPlainText(text: string): boolean {
 /** Whether half of a surrogate pair stands alone in `text`, which UTF-8 cannot carry. */
 export function hasLoneSurrogate(text: string): boolean {
   return /[\ud800-\udfff]/.test(text) &&
-    /[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/
-      .test(text);
+    /[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/.test(text);
 }

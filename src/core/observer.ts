@@ -6,11 +6,7 @@
 
 /** Something that happened while running. Plain data; never contains payloads. */
 export type Observation =
-  | {
-    readonly kind: "published";
-    readonly topic: string;
-    readonly count: number;
-  }
+  | { readonly kind: "published"; readonly topic: string; readonly count: number }
   | {
     readonly kind: "handled";
     readonly topic: string;
@@ -27,12 +23,7 @@ export type Observation =
     readonly type: string;
     readonly id: string;
   }
-  | {
-    readonly kind: "duplicate";
-    readonly topic: string;
-    readonly group: string;
-    readonly id: string;
-  }
+  | { readonly kind: "duplicate"; readonly topic: string; readonly group: string; readonly id: string }
   | {
     readonly kind: "retried";
     readonly topic: string;
@@ -51,16 +42,8 @@ export type Observation =
     readonly error: Error;
   }
   | { readonly kind: "lease-lost"; readonly what: string; readonly id: string }
-  | {
-    readonly kind: "data-loss-suspected";
-    readonly what: string;
-    readonly detail: string;
-  }
-  | {
-    readonly kind: "loop-failed";
-    readonly loop: string;
-    readonly error: Error;
-  }
+  | { readonly kind: "data-loss-suspected"; readonly what: string; readonly detail: string }
+  | { readonly kind: "loop-failed"; readonly loop: string; readonly error: Error }
   | { readonly kind: "relayed"; readonly count: number }
   | {
     readonly kind: "projected";

@@ -11,12 +11,8 @@ export interface Schema<Input = unknown, Output = Input> {
   readonly "~standard": {
     readonly version: 1;
     readonly vendor: string;
-    readonly validate: (
-      value: unknown,
-    ) => SchemaResult<Output> | Promise<SchemaResult<Output>>;
-    readonly types?:
-      | { readonly input: Input; readonly output: Output }
-      | undefined;
+    readonly validate: (value: unknown) => SchemaResult<Output> | Promise<SchemaResult<Output>>;
+    readonly types?: { readonly input: Input; readonly output: Output } | undefined;
   };
 }
 
@@ -28,9 +24,7 @@ export type SchemaResult<Output> =
 /** One thing that is wrong with a value. */
 export interface SchemaIssue {
   readonly message: string;
-  readonly path?:
-    | ReadonlyArray<PropertyKey | { readonly key: PropertyKey }>
-    | undefined;
+  readonly path?: ReadonlyArray<PropertyKey | { readonly key: PropertyKey }> | undefined;
 }
 
 /** The type a schema produces. */
@@ -42,11 +36,7 @@ export type Output<S> = S extends Schema<infer _I, infer O> ? O : never;
  * @param what What is validated, for the message: `event "order.placed"`.
  * @throws `VALIDATION_FAILED` with `details.issues: { path, message }[]`. The value itself is never in the error.
  */
-export async function validate<O>(
-  schema: Schema<unknown, O>,
-  value: unknown,
-  what: string,
-): Promise<O> {
+export async function validate<O>(schema: Schema<unknown, O>, value: unknown, what: string): Promise<O> {
   const pending = schema["~standard"].validate(value);
   const result = pending instanceof Promise ? await pending : pending;
   if (!result.issues) return result.value;

@@ -12,9 +12,7 @@ export function formatToken(position: bigint): string {
 
 /** The position of a token. @throws `INVALID_ARGUMENT` if it is none. */
 export function parseToken(token: string): bigint {
-  if (typeof token === "string" && /^\d{1,18}$/.test(token)) {
-    return BigInt(token);
-  }
+  if (typeof token === "string" && /^\d{1,18}$/.test(token)) return BigInt(token);
   throw new MillstreamError(
     "INVALID_ARGUMENT",
     `Cannot use ${describe(token)} as position token: expected up to 18 digits`,

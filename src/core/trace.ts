@@ -7,9 +7,7 @@
 const TRACEPARENT = /^00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})$/;
 
 /** The value if it is a valid version 00 `traceparent`, and `undefined` if not: a bad header never fails a message. */
-export function parseTraceparent(
-  value: string | null | undefined,
-): string | undefined {
+export function parseTraceparent(value: string | null | undefined): string | undefined {
   return value && TRACEPARENT.test(value) ? value : undefined;
 }
 
