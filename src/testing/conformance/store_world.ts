@@ -29,7 +29,10 @@ export interface StoreConformanceOptions {
   readonly test: TestRunner;
   /** Put before the name of each test. @default the store's name */
   readonly name?: string;
-  /** Makes the store for one test: one that nobody else writes to (a schema, prefix or file of its own). */
+  /**
+   * Makes the store for one test. All names are new, so the tests of one file may follow each other on one store
+   * (schema, file); nobody else may write to it meanwhile.
+   */
   readonly create: () => Promise<StoreUnderTest>;
   /** Length of the leases that tests let run out, in milliseconds. @default 300 */
   readonly leaseMs?: number;
@@ -55,6 +58,8 @@ export interface StoreWorld {
   readonly clock: Clock;
   readonly leaseMs: number;
   readonly patienceMs: number;
+  /** Topic of the messages that this test puts in the outbox; others of the test begin with it. */
+  readonly topic: string;
   /** A name that nobody else uses. */
   unique(prefix: string): string;
   /** An event with an id of its own. */
@@ -62,8 +67,10 @@ export interface StoreWorld {
   events(count: number, options?: TestMessageOptions): readonly EventToAppend[];
   /** Another connection, or the same store where there is no hook for it. Closed when the test ends. */
   connect(): Promise<Store>;
-  /** All unsent messages, waiting until there are at least `count`: some stores show them with a delay. */
-  pending(count: number): Promise<readonly OutboxEntry[]>;
+  /** The unsent messages of this test, waiting until there are at least `count`: some stores show them with a delay. */
+  pending(count: number, store?: Store): Promise<readonly OutboxEntry[]>;
+  /** A position with nothing after it but what this test appends. */
+  end(): Promise<bigint>;
   sleep(ms: number): Promise<void>;
 }
 
@@ -117,6 +124,7 @@ function storeWorld(
   closeLater: (store: Store) => void,
 ): StoreWorld {
   const unique = uniqueNames();
+  const topic = unique("topic");
   const event = (data: unknown = null, options?: TestMessageOptions) =>
     testMessage(unique("e"), data, options);
   return {
@@ -125,6 +133,7 @@ function storeWorld(
     clock,
     leaseMs,
     patienceMs,
+    topic,
     unique,
     event,
     events: (count, options) => Array.from({ length: count }, (_, n) => event({ n }, options)),
@@ -135,11 +144,23 @@ function storeWorld(
       await store.start();
       return store;
     },
-    pending: (count) =>
+    pending: (count, store = under.store) =>
       eventually(clock, patienceMs, `${count} messages in the outbox`, async () => {
-        const entries = await under.store.outbox.pending(10_000);
+        const entries = (await store.outbox.pending(10_000)).filter((entry) => entry.topic.startsWith(topic));
         return entries.length >= count && entries;
       }),
+    async end() {
+      const [last] = await under.store.events.append([{
+        stream: unique("s"),
+        expected: 0,
+        events: [event()],
+      }]);
+      await eventually(clock, patienceMs, "the last event", async () => {
+        const page = await under.store.events.readAll(last!.position - 1n, { limit: 1 });
+        return page.events.length > 0;
+      });
+      return last!.position;
+    },
     sleep: (ms) => sleep(clock, ms),
   };
 }

@@ -12,6 +12,7 @@ import type { StoreSuite, StoreWorld } from "../store_world.ts";
 export function readAllTests({ test }: StoreSuite): void {
   test("reads all streams in order of position, page by page, each event once", async (world) => {
     const { events } = world.store;
+    const start = await world.end();
     const streams = [world.unique("a"), world.unique("b"), world.unique("c")];
     const appended: string[] = [];
     for (let n = 0; n < 12; n++) {
@@ -20,7 +21,7 @@ export function readAllTests({ test }: StoreSuite): void {
       appended.push(...idsOf(some));
     }
     for (const limit of [1, 5, 1_000]) {
-      const read = await readUntil(world, appended.length, { limit });
+      const read = await readUntil(world, start, appended.length, { limit });
       deepEqual(idsOf(read), appended, `ids, ${limit} at a time`);
       checkOrder(read);
     }
@@ -28,6 +29,7 @@ export function readAllTests({ test }: StoreSuite): void {
 
   test("finds events by type, correlation id and time", async (world) => {
     const { events } = world.store;
+    const start = await world.end();
     const stream = world.unique("s");
     const a = world.event({}, { type: "a.happened" });
     const b = { ...world.event({}, { type: "b.happened" }), correlationId: "c-1" };
@@ -38,9 +40,9 @@ export function readAllTests({ test }: StoreSuite): void {
     await world.sleep(60);
     const d = { ...world.event({}, { type: "a.happened" }), correlationId: "c-1" };
     await events.append([{ stream, expected: 3, events: [d] }]);
-    await readUntil(world, 4, { limit: 10 });
+    await readUntil(world, start, 4, { limit: 10 });
     const find = async (options: Omit<AllReadOptions, "limit">): Promise<readonly string[]> =>
-      idsOf((await events.readAll(0n, { limit: 10, ...options })).events);
+      idsOf((await events.readAll(start, { limit: 10, ...options })).events);
     deepEqual(await find({ types: ["a.happened"] }), idsOf([a, d]), "one type");
     deepEqual(await find({ types: ["c.happened", "b.happened"] }), idsOf([b, c]), "two types");
     deepEqual(await find({ types: ["nothing.happened"] }), [], "a type that does not exist");
@@ -50,7 +52,7 @@ export function readAllTests({ test }: StoreSuite): void {
     deepEqual(await find({ since }), idsOf([d]), "since a moment ago");
     deepEqual(await find({ since: since + 3_600_000 }), [], "since the future");
     deepEqual(await find({ types: ["a.happened"], correlationId: "c-1", since }), idsOf([d]), "all three");
-    const page = await events.readAll(0n, { limit: 1, types: ["a.happened"] });
+    const page = await events.readAll(start, { limit: 1, types: ["a.happened"] });
     deepEqual(idsOf(page.events), [a.id], "the first of a type");
     const next = await events.readAll(page.position, { limit: 1, types: ["a.happened"] });
     deepEqual(idsOf(next.events), [d.id], "the next of a type");
@@ -58,10 +60,11 @@ export function readAllTests({ test }: StoreSuite): void {
 
   test("moves on past events that do not match", async (world) => {
     const { events } = world.store;
+    const start = await world.end();
     const stream = world.unique("s");
     const results = await events.append([{ stream, expected: 0, events: world.events(50) }]);
     const last = results[0]!.position;
-    let position = 0n;
+    let position = start;
     await eventually(world.clock, world.patienceMs, "the position is that of the last event", async () => {
       const page = await events.readAll(position, { limit: 10, types: ["nothing.happened"] });
       deepEqual(page.events, [], "events");
@@ -77,9 +80,10 @@ export function readAllTests({ test }: StoreSuite): void {
   test("waits for the next event, and returns when the time is up", async (world) => {
     const { events } = world.store;
     const other = await world.connect();
+    const before = await world.end();
     const stream = world.unique("s");
     const [first] = await events.append([{ stream, expected: 0, events: world.events(1) }]);
-    await readUntil(world, 1, { limit: 10 });
+    await readUntil(world, before, 1, { limit: 10 });
     const start = world.clock.monotonic();
     const empty = await events.readAll(first!.position, { limit: 10, waitMs: 200 });
     deepEqual(empty.events, [], "events before the next append");
@@ -105,18 +109,20 @@ export function readAllTests({ test }: StoreSuite): void {
 
   test("stops waiting by its signal", async (world) => {
     const { events } = world.store;
+    const start = await world.end();
     const controller = new AbortController();
     const { signal } = controller;
     const reading = beside(
-      rejects(events.readAll(0n, { limit: 1, waitMs: 60_000, signal }), "ABORTED", "readAll"),
+      rejects(events.readAll(start, { limit: 1, waitMs: 60_000, signal }), "ABORTED", "readAll"),
     );
     await world.sleep(100);
     controller.abort();
     await reading;
-    await rejects(events.readAll(0n, { limit: 1, signal }), "ABORTED", "readAll with an aborted signal");
+    await rejects(events.readAll(start, { limit: 1, signal }), "ABORTED", "readAll with an aborted signal");
   });
 
   test("never skips and never inverts, while transactions of different length commit and roll back", async (world) => {
+    const start = await world.end();
     const stores = [world.store, await world.connect()];
     const streams = Array.from({ length: 4 }, () => world.unique("s"));
     const rollback = new Error("rolled back on purpose");
@@ -145,7 +151,7 @@ export function readAllTests({ test }: StoreSuite): void {
     }
     async function tail(): Promise<readonly StoredEvent[]> {
       const read: StoredEvent[] = [];
-      for (let position = 0n, quiet = 0; quiet < 3;) {
+      for (let position = start, quiet = 0; quiet < 3;) {
         const page = await world.store.events.readAll(position, { limit: 7, waitMs: 50 });
         ok(page.position >= position, "the position never goes back");
         read.push(...page.events);
@@ -163,11 +169,12 @@ export function readAllTests({ test }: StoreSuite): void {
 
 async function readUntil(
   world: StoreWorld,
+  start: bigint,
   count: number,
   options: AllReadOptions,
 ): Promise<readonly StoredEvent[]> {
   const all: StoredEvent[] = [];
-  let position = 0n;
+  let position = start;
   await eventually(world.clock, world.patienceMs, `${count} events in the store`, async () => {
     for (let length = 1; length > 0;) {
       const page = await world.store.events.readAll(position, options);

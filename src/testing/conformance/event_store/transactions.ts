@@ -12,7 +12,7 @@ export function transactionTests({ test }: StoreSuite): void {
   test("an append in a transaction that fails leaves nothing, and the versions are free again", async ({ store, ...world }) => {
     const stream = world.unique("s");
     const failure = new Error("rolled back on purpose");
-    const topic = world.unique("topic");
+    const { topic } = world;
     const failed = store.transaction(async ({ events }) => {
       await events.append([{
         stream,
@@ -25,7 +25,7 @@ export function transactionTests({ test }: StoreSuite): void {
     deepEqual(await store.events.readStream(stream), [], "the stream");
     const [result] = await store.events.append([{ stream, expected: "none", events: world.events(1) }]);
     equal(result?.version, 1, "version of the next append");
-    deepEqual(await store.outbox.pending(10), [], "the outbox");
+    deepEqual(await world.pending(0), [], "the outbox");
   });
 
   test("a transaction sees its own appends", async ({ store, ...world }) => {
@@ -40,8 +40,8 @@ export function transactionTests({ test }: StoreSuite): void {
   });
 
   test("an event with a topic is put in the outbox in the same transaction, once", async ({ store, ...world }) => {
-    const topic = world.unique("topic");
-    const other = world.unique("topic");
+    const { topic } = world;
+    const other = `${topic}-other`;
     const [a, b] = [world.unique("a"), world.unique("b")];
     const sent = world.events(3, { key: "k" });
     const appends = [
@@ -97,7 +97,7 @@ export function transactionTests({ test }: StoreSuite): void {
     const { restart } = world.under;
     ok(restart, "restart");
     const stream = world.unique("s");
-    const topic = world.unique("topic");
+    const { topic } = world;
     const before = world.events(3).map((event) => ({ ...event, topic }));
     const results = await store.events.append([{ stream, expected: 0, events: before }]);
     const reopened = await restart();
@@ -110,6 +110,6 @@ export function transactionTests({ test }: StoreSuite): void {
     );
     const [next] = await reopened.events.append([{ stream, expected: 3, events: world.events(1) }]);
     ok(next!.position > results[0]!.position, "positions go on");
-    deepEqual(idsOf(await reopened.outbox.pending(10)), idsOf(before), "the outbox");
+    deepEqual(idsOf(await world.pending(3, reopened)), idsOf(before), "the outbox");
   }, ["restart"]);
 }

@@ -81,27 +81,29 @@ export function leaseTests({ test }: StoreSuite): void {
 
   test("leases: a holder that was paused past its time is refused, and its transaction writes nothing", async ({ store, ...world }) => {
     const name = world.unique("lease");
+    const reader = world.unique("reader");
     const paused = await store.leases.acquire(name, "paused", world.leaseMs);
     ok(paused, "the first acquire");
     await world.sleep(world.leaseMs + 100);
     const owner = await (await world.connect()).leases.acquire(name, "owner", 60_000);
     ok(owner, "the next acquire");
     const work = store.transaction(async ({ leases, checkpoints }) => {
-      await checkpoints.advance("reader", 0n, 1n);
+      await checkpoints.advance(reader, 0n, 1n);
       await leases.assert(paused);
     });
     await rejects(work, "LEASE_LOST", "the transaction of the paused holder");
-    equal(await store.checkpoints.load("reader"), 0n, "what it wrote");
+    equal(await store.checkpoints.load(reader), 0n, "what it wrote");
     await store.transaction(async ({ leases, checkpoints }) => {
       await leases.assert(owner);
-      await checkpoints.advance("reader", 0n, 2n);
+      await checkpoints.advance(reader, 0n, 2n);
     });
-    equal(await store.checkpoints.load("reader"), 2n, "what the owner wrote");
+    equal(await store.checkpoints.load(reader), 2n, "what the owner wrote");
   });
 
   test("leases: once asserted, nobody takes over before the transaction ends, however long it takes", async ({ store, ...world }) => {
     const other = await world.connect();
     const name = world.unique("lease");
+    const reader = world.unique("reader");
     const lease = await store.leases.acquire(name, "one", world.leaseMs);
     ok(lease, "the first acquire");
     const order: string[] = [];
@@ -111,7 +113,7 @@ export function leaseTests({ test }: StoreSuite): void {
       await leases.assert(lease);
       asserted();
       await world.sleep(world.leaseMs * 2);
-      await checkpoints.advance("reader", 0n, 1n);
+      await checkpoints.advance(reader, 0n, 1n);
       order.push("written");
     });
     await Promise.race([fenced, work]);
@@ -125,6 +127,6 @@ export function leaseTests({ test }: StoreSuite): void {
       .then(() => order.push("taken over"));
     await Promise.all([work, takeover]);
     deepEqual(order, ["written", "taken over"], "order");
-    equal(await store.checkpoints.load("reader"), 1n, "what was written");
+    equal(await store.checkpoints.load(reader), 1n, "what was written");
   });
 }

@@ -4,7 +4,7 @@
  * @module
  */
 import type { OutboxMessage } from "../../../ports/outbox.ts";
-import { deepEqual, equal, ok, rejects } from "../../assert.ts";
+import { deepEqual, equal, eventually, ok, rejects } from "../../assert.ts";
 import { awkwardBodies, idsOf } from "../messages.ts";
 import type { StoreSuite, StoreWorld } from "../store_world.ts";
 
@@ -12,11 +12,17 @@ import type { StoreSuite, StoreWorld } from "../store_world.ts";
 export function outboxTests({ test }: StoreSuite): void {
   test("outbox: keeps messages in their order until they are marked, byte for byte", async (world) => {
     const { outbox, leases } = world.store;
-    const lease = await leases.acquire("relay", "worker", 60_000);
+    const lease = await leases.acquire(world.unique("relay"), "worker", 60_000);
     ok(lease, "lease");
-    deepEqual(await outbox.pending(10), [], "at first");
+    await emptyOutbox(world);
     const messages: OutboxMessage[] = awkwardBodies().map(([what, body], n) => (
-      { id: world.unique("m"), type: "conformance.happened", key: `${what} ✓`, body, topic: `topic-${n}` }
+      {
+        id: world.unique("m"),
+        type: "conformance.happened",
+        key: `${what} ✓`,
+        body,
+        topic: `${world.topic}-${n}`,
+      }
     ));
     await outbox.add(messages.slice(0, 1));
     await world.store.transaction((ports) => ports.outbox.add(messages.slice(1, 4)));
@@ -87,12 +93,14 @@ export function outboxTests({ test }: StoreSuite): void {
 
   test("outbox: marks nothing for a worker whose lease is lost", async (world) => {
     const { outbox, leases } = world.store;
+    const relay = world.unique("relay");
+    await emptyOutbox(world);
     await outbox.add([outboxMessage(world), outboxMessage(world)]);
-    const paused = await leases.acquire("relay", "paused", world.leaseMs);
+    const paused = await leases.acquire(relay, "paused", world.leaseMs);
     ok(paused, "lease");
     const entries = await world.pending(2);
     await world.sleep(world.leaseMs + 100);
-    const owner = await (await world.connect()).leases.acquire("relay", "owner", 60_000);
+    const owner = await (await world.connect()).leases.acquire(relay, "owner", 60_000);
     ok(owner, "the lease after it ran out");
     const positions = entries.map(({ position }) => position);
     await rejects(outbox.markSent(positions, paused), "LEASE_LOST", "markSent with a lost lease");
@@ -103,13 +111,14 @@ export function outboxTests({ test }: StoreSuite): void {
 
   test("outbox: tells how long the oldest message has been waiting", async (world) => {
     const { outbox, leases } = world.store;
+    await emptyOutbox(world);
     ok(await outbox.oldestAgeMs() === 0, "age of nothing");
     await outbox.add([outboxMessage(world)]);
     await world.sleep(150);
     await outbox.add([outboxMessage(world)]);
     const age = await outbox.oldestAgeMs();
     ok(age >= 100 && age < 60_000, `after 150 ms the age is ${age} ms`);
-    const lease = await leases.acquire("relay", "worker", 60_000);
+    const lease = await leases.acquire(world.unique("relay"), "worker", 60_000);
     ok(lease, "lease");
     await outbox.markSent((await world.pending(2)).map(({ position }) => position), lease);
     ok(await outbox.oldestAgeMs() === 0, "age when all are sent");
@@ -117,5 +126,17 @@ export function outboxTests({ test }: StoreSuite): void {
 }
 
 function outboxMessage(world: StoreWorld): OutboxMessage {
-  return { ...world.event(), topic: "topic" };
+  return { ...world.event(), topic: world.topic };
+}
+
+/** Marks as sent what earlier tests have left. */
+async function emptyOutbox(
+  { store: { outbox, leases }, unique, clock, patienceMs }: StoreWorld,
+): Promise<void> {
+  const lease = await leases.acquire(unique("relay"), "worker", 60_000);
+  ok(lease, "lease");
+  await eventually(clock, patienceMs, "the outbox is empty", async () => {
+    await outbox.markSent((await outbox.pending(10_000)).map(({ position }) => position), lease);
+    return await outbox.oldestAgeMs() === 0;
+  });
 }

@@ -128,12 +128,13 @@ export function sagaTests({ test }: StoreSuite): void {
       "the claim runs out",
       async () => (await world.store.sagas.claim([saga], "owner", 60_000, 1))[0],
     );
+    const effect = world.unique("effect");
     const work = world.store.transaction(async ({ checkpoints, sagas }) => {
-      await checkpoints.advance("effect", 0n, 1n);
+      await checkpoints.advance(effect, 0n, 1n);
       await sagas.save(paused, paused.instance, false);
     });
     await rejects(work, "LEASE_LOST", "the transaction of the former worker");
-    equal(await world.store.checkpoints.load("effect"), 0n, "its effect");
+    equal(await world.store.checkpoints.load(effect), 0n, "its effect");
   });
 
   test("sagas: saving keeps the claim or ends it, as asked", async (world) => {
@@ -188,7 +189,7 @@ export function sagaTests({ test }: StoreSuite): void {
     equal(await list({ saga: a, status: "compensation_failed" }), "4", "of another status");
     equal(await list({ saga: a, limit: 2 }), "01", "the first page");
     equal(await list({ saga: a, limit: 2, after: `${prefix}-1` }), "23", "the second page");
-    equal(await list({}), "012349", "all");
+    equal(await list({ limit: 6, after: prefix }), "012349", "of all sagas, those after an id");
     equal(await list({ saga: world.unique("saga") }), "", "of none");
   });
 }
