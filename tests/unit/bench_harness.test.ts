@@ -2,7 +2,17 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { inBatches, makeEvents, tally } from "../../bench/events.ts";
-import { digits, figures, median, type Question, race, ratio, rotated, table, verify } from "../../bench/harness.ts";
+import {
+  digits,
+  figures,
+  median,
+  type Question,
+  race,
+  ratio,
+  rotated,
+  table,
+  verify,
+} from "../../bench/harness.ts";
 import { decodeMessage } from "../../mod.ts";
 
 describe("a figure", () => {
@@ -32,11 +42,21 @@ describe("a figure", () => {
       ratio: 1,
       rounds: 3,
     });
-    assert.deepEqual([other?.rate, other?.min, other?.max, other?.ratio], [60, 50, 400, 0.5]);
+    assert.deepEqual([other?.rate, other?.min, other?.max, other?.ratio], [
+      60,
+      50,
+      400,
+      0.5,
+    ]);
   });
 
   test("is shown with three digits in an aligned table", () => {
-    assert.deepEqual([123_456, 9_876, 12.345, 0.1234].map(digits), ["123,000", "9,880", "12.3", "0.12"]);
+    assert.deepEqual([123_456, 9_876, 12.345, 0.1234].map(digits), [
+      "123,000",
+      "9,880",
+      "12.3",
+      "0.12",
+    ]);
     const lines = table(figures(question(), [[123_456], [1_000]])).split("\n");
     assert.deepEqual(lines, [
       "| question | contender |    rate |     min |     max | ratio | unit |",
@@ -115,7 +135,9 @@ describe("a run is not counted", () => {
   });
 
   test("if an event was lost, handled twice, not acknowledged, or never published", () => {
-    const numbers = makeEvents(3).map(({ body }) => decodeMessage<{ number: number }>(body).data.number);
+    const numbers = makeEvents(3).map(({ body }) =>
+      decodeMessage<{ number: number }>(body).data.number
+    );
     const complete = tally(3);
     for (const number of numbers) complete.handle(number);
     assert.throws(() => complete.check(), /acknowledgements/);
