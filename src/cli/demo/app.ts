@@ -7,13 +7,13 @@ import { type Broker, type Millstream, millstream, type Observation, type Store 
 import { Fulfilment, type FulfilmentData, fulfilmentStream } from "./fulfilment.ts";
 import { countWebhook, GitHub, GITHUB_GROUP, GitHubActivity, readActivity } from "./github.ts";
 import { Order, OrderCreated } from "./order.ts";
-import { OrderById, Orders, OrdersByCustomer, readOrder, readOrders, TABLES } from "./order_view.ts";
+import { createTables, OrderById, Orders, OrdersByCustomer, readOrder, readOrders } from "./order_view.ts";
 
 /** The demo. */
 export interface Demo {
   readonly app: Millstream;
-  /** Ids of the webhooks that were handled, now or before, and given up. */
-  readonly seen: { readonly handled: Set<string>; readonly dead: Set<string> };
+  /** Ids of the messages that this process gave up. */
+  readonly deadLetters: ReadonlySet<string>;
 }
 
 /** Assembles the demo. */
@@ -21,18 +21,13 @@ export function demo(
   options: { readonly store: Store; readonly broker: Broker | undefined },
   tell: (observation: Observation) => void,
 ): Demo {
-  const seen = { handled: new Set<string>(), dead: new Set<string>() };
+  const deadLetters = new Set<string>();
   const app = millstream({
     store: options.store,
     ...(options.broker ? { broker: options.broker } : {}),
     source: "/millstream/demo",
     observer(observation) {
-      if ("group" in observation && observation.group === GITHUB_GROUP) {
-        if (observation.kind === "handled" || observation.kind === "duplicate") {
-          seen.handled.add(observation.id);
-        }
-        if (observation.kind === "dead-lettered") seen.dead.add(observation.id);
-      }
+      if (observation.kind === "dead-lettered") deadLetters.add(observation.id);
       tell(observation);
     },
   });
@@ -48,15 +43,13 @@ export function demo(
     .answer(OrdersByCustomer, { after: [Orders] }, ({ customerId }, { sql }) => readOrders(sql, customerId))
     .on(GitHub, { group: GITHUB_GROUP, concurrency: 16 }, countWebhook)
     .answer(GitHubActivity, ({ repository }, { sql }) => readActivity(sql, repository));
-  return { app, seen };
+  return { app, deadLetters };
 }
 
 /** Makes the demo's tables and starts it. */
 export async function startDemo({ app }: Demo): Promise<void> {
   await app.store.start();
-  for (const statement of TABLES.split(";").filter((text) => text.trim() !== "")) {
-    await app.store.sql([statement] as unknown as TemplateStringsArray);
-  }
+  await createTables(app.store.sql);
   await app.start();
 }
 

@@ -6,7 +6,7 @@
  */
 import { type EncodedMessage, parseEvent, uuidv5 } from "../../../mod.ts";
 import { progress } from "../progress.ts";
-import { repositoryOf } from "./github.ts";
+import { GITHUB_GROUP, repositoryOf } from "./github.ts";
 import type { Demo } from "./app.ts";
 
 interface Webhook {
@@ -29,7 +29,10 @@ export interface FeedReport {
 }
 
 /** Sends all examples to the gateway at `address` and waits until they are handled. */
-export async function feedGitHub({ app, seen }: Demo, address: string): Promise<FeedReport | undefined> {
+export async function feedGitHub(
+  { app, deadLetters }: Demo,
+  address: string,
+): Promise<FeedReport | undefined> {
   const webhooks = await loadWebhooks();
   if (!webhooks) return undefined;
   const bar = progress("GitHub webhooks", webhooks.length);
@@ -38,21 +41,27 @@ export async function feedGitHub({ app, seen }: Demo, address: string): Promise<
   await Promise.all(Array.from({ length: 8 }, async () => {
     for (let webhook = queue.shift(); webhook; webhook = queue.shift()) await post(address, webhook);
   }));
-  const done = (): number => webhooks.filter(({ id }) => seen.handled.has(id) || seen.dead.has(id)).length;
+  const ids = webhooks.map(({ id }) => id);
+  // The inbox knows what was handled, also before a restart.
+  const handled = async (): Promise<number> => (await app.store.inbox.seen(GITHUB_GROUP, ids)).size;
+  const dead = (): number => ids.filter((id) => deadLetters.has(id)).length;
   const until = performance.now() + 120_000;
-  while (done() < webhooks.length && performance.now() < until) {
-    bar.update(done());
-    await new Promise((resolve) => setTimeout(resolve, 50));
+  for (
+    let done = 0;
+    done < ids.length && performance.now() < until;
+    await new Promise((resolve) => setTimeout(resolve, 100))
+  ) {
+    done = await handled() + dead();
+    bar.update(done);
   }
   bar.end();
   const seconds = (performance.now() - started) / 1_000;
-  const deadLettered = webhooks.filter(({ id }) => seen.dead.has(id)).length;
   return {
-    sent: webhooks.length,
-    handled: done() - deadLettered,
-    deadLettered,
+    sent: ids.length,
+    handled: await handled(),
+    deadLettered: dead(),
     different: await compare(app, webhooks),
-    perSecond: Math.round(webhooks.length / seconds),
+    perSecond: Math.round(ids.length / seconds),
   };
 }
 

@@ -57,13 +57,15 @@ export const OrdersByCustomer: QueryDefinition<
   v.object({ customerId: v.string() }),
 );
 
-/** The tables the demo's projections write to. */
-export const TABLES = `
-  create schema if not exists demo;
-  create table if not exists demo.orders (id text primary key, customer_id text not null, created_at text not null, view text not null);
-  create index if not exists orders_by_customer on demo.orders (customer_id, created_at);
-  create table if not exists demo.github_activity (repository text not null, event text not null, count int not null, primary key (repository, event));
-`;
+/** Makes the tables the demo's handlers write to. */
+export async function createTables(sql: Sql): Promise<void> {
+  await sql`create schema if not exists demo`;
+  await sql`create table if not exists demo.orders
+    (id text primary key, customer_id text not null, created_at text not null, view text not null)`;
+  await sql`create index if not exists orders_by_customer on demo.orders (customer_id, created_at)`;
+  await sql`create table if not exists demo.github_activity
+    (repository text not null, event text not null, count int not null, primary key (repository, event))`;
+}
 
 const STATUS: Readonly<Record<string, OrderStatus>> = {
   "order.confirmed": "confirmed",
