@@ -135,9 +135,7 @@ describe("a run is not counted", () => {
   });
 
   test("if an event was lost, handled twice, not acknowledged, or never published", () => {
-    const numbers = makeEvents(3).map(({ body }) =>
-      decodeMessage<{ number: number }>(body).data.number
-    );
+    const numbers = makeEvents(3).map(({ body }) => numberOf(body));
     const complete = tally(3);
     for (const number of numbers) complete.handle(number);
     assert.throws(() => complete.check(), /acknowledgements/);
@@ -174,6 +172,10 @@ describe("the events", () => {
     assert.deepEqual(inBatches([], 2), []);
   });
 });
+
+function numberOf(body: string): number {
+  return decodeMessage<{ number: number }>(body).data.number;
+}
 
 function question(): Question {
   const run = () => Promise.resolve({ count: 1, ms: 1 });
