@@ -31,7 +31,8 @@ export interface EventOptions<Data> {
 
 /** An event that has happened but is not yet recorded. */
 export interface NewEvent<Data = unknown, Type extends string = string> {
-  readonly definition: EventDefinition<Data, Type>;
+  // Not of `Data`: an event with a `key` would then be no `NewEvent<unknown>`, which all that takes events takes.
+  readonly definition: AnyEvent;
   readonly type: Type;
   readonly data: Data;
   readonly options: MessageOptions;
