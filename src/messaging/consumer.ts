@@ -164,7 +164,7 @@ function settlementQueue(
   function add(settlement: Settlement): void {
     waiting.push(settlement);
     // A microtask later, so that handlers ending together are acknowledged together.
-    sending ??= Promise.resolve().then(sendAll).finally(() => void (sending = undefined));
+    sending ??= Promise.resolve().then(sendAll);
   }
 
   async function sendAll(): Promise<void> {
@@ -175,6 +175,7 @@ function settlementQueue(
       if (subscription) await send(subscription, batch);
       for (const { delivery } of batch) held.remove(delivery);
     }
+    sending = undefined; // in the same job as the last look: what comes later begins anew
   }
 
   async function send(subscription: Subscription, batch: readonly Settlement[]): Promise<void> {

@@ -87,12 +87,13 @@ function untilAborted(work: Promise<void>, signal: AbortSignal): Promise<void> {
 
 /** The failure as it is kept with a dead letter. */
 export function describeFailure(error: Error, at: number): Failure {
+  // Whoever throws may have put anything there.
   const failure = {
-    error: isMillstreamError(error) ? error.code : error.name,
-    message: error.message.slice(0, 2_000),
+    error: String(isMillstreamError(error) ? error.code : error.name).slice(0, 200),
+    message: String(error.message).slice(0, 2_000),
     at,
   };
-  return error.stack ? { ...failure, stack: error.stack.slice(0, 8_000) } : failure;
+  return error.stack ? { ...failure, stack: String(error.stack).slice(0, 8_000) } : failure;
 }
 
 function timedOut(delivery: Delivery, timeoutMs: number): MillstreamError {
