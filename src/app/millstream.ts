@@ -10,7 +10,7 @@ import type { AnyCommand, AnyEvent, AnyQuery, TopicDefinition } from "../core/de
 import { isMillstreamError, MillstreamError, toError } from "../core/errors.ts";
 import { type Random, uuidv7Generator } from "../core/ids.ts";
 import type { EncodedMessage, Message, MessageOptions } from "../core/message.ts";
-import { checkText } from "../core/names.ts";
+import { checkName, checkText } from "../core/names.ts";
 import { type Observer, safeObserver } from "../core/observer.ts";
 import { formatToken, parseToken } from "../core/token.ts";
 import {
@@ -34,7 +34,8 @@ import { unitOfWork } from "../messaging/unit_of_work.ts";
 import type { Broker, PublishOptions } from "../ports/broker.ts";
 import type { Store } from "../ports/store.ts";
 import type { Saga, SagaUse } from "../sagas/definition.ts";
-import { type SagaParts, startInstance, startOrchestrator } from "../sagas/orchestrator.ts";
+import type { SagaParts } from "../sagas/orchestrator.ts";
+import { startInstance } from "../sagas/start.ts";
 import { type Aggregate, streamOf } from "../sourcing/aggregate.ts";
 import { handleCommand } from "../sourcing/handle_command.ts";
 import { type Projection, startProjection, waitFor } from "../sourcing/projection.ts";
@@ -140,15 +141,14 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
     handler: MessageHandler,
   ): void {
     notStarted("a handler");
+    consumerOptions(own);
     declare(definition);
-    const checked = { ...(retry ? { retry } : {}), ...own };
-    consumerOptions(checked);
     const target = {
       topic: definition.topic,
-      group,
+      group: checkName("group", group),
       definition: definition.kind === "event" ? definition : undefined,
     };
-    addHandler(members, target, checked, handler);
+    addHandler(members, target, own, handler);
   }
 
   function useAggregate(aggregate: Aggregate, { id }: UseAggregateOptions): void {
@@ -271,7 +271,11 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
     for (const projection of projections.values()) {
       loops.push(startProjection({ store, clock, observer, owner }, projection));
     }
-    if (sagas.size > 0) loops.push(startOrchestrator(sagaParts, sagas));
+    if (sagas.size > 0) {
+      // Loaded on demand: most applications at the edge drive no sagas.
+      const { startOrchestrator } = await import("../sagas/orchestrator.ts");
+      loops.push(startOrchestrator(sagaParts, sagas));
+    }
     const parts = {
       store,
       factory,
@@ -288,7 +292,7 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
         startConsumer(
           { broker, clock, observer, random },
           target,
-          consumerOptions(member.options),
+          consumerOptions({ ...(retry ? { retry } : {}), ...member.options }),
           deliveryHandler(parts, member),
         ),
       );

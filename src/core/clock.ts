@@ -60,17 +60,24 @@ export function withDeadline<T>(clock: Clock, ms: number, work: Promise<T>, late
   });
 }
 
-/** Rejects as soon as `signal` aborts, and otherwise settles as `work` does. */
-export function abortable<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (!signal) return work;
+/**
+ * Settles as `work` does, but no later than the abort, then with the signal's reason. Work that ignores its signal is
+ * left behind; whatever it does then must be fenced.
+ */
+export function untilAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
   return new Promise((resolve, reject) => {
-    if (signal.aborted) {
-      work.catch(() => {});
-      return reject(aborted(signal));
-    }
-    const onAbort = (): void => reject(aborted(signal));
+    const onAbort = (): void => reject(signal.reason);
     signal.addEventListener("abort", onAbort, { once: true });
     work.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
+    if (signal.aborted) onAbort();
+  });
+}
+
+/** As {@linkcode untilAborted}, with `ABORTED` instead of the signal's reason; without a signal just `work`. */
+export function abortable<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (!signal) return work;
+  return untilAborted(work, signal).catch((failure) => {
+    throw signal.aborted && failure === signal.reason ? aborted(signal) : failure;
   });
 }
 

@@ -8,6 +8,7 @@
  */
 import { checkRange, type RetryPolicy, retryPolicy } from "../core/backoff.ts";
 import type { Clock } from "../core/clock.ts";
+import { MillstreamError } from "../core/errors.ts";
 import { keyedExecutor } from "../core/keyed.ts";
 import { checkName } from "../core/names.ts";
 import type { Observer } from "../core/observer.ts";
@@ -84,7 +85,6 @@ export function startConsumer(
   const group = checkName("group", target.group);
   const name = `${topic}/${group}`;
   const executor = keyedExecutor(options.concurrency);
-  const shutdown = new AbortController();
   let subscription: Subscription | undefined;
   let draining = false;
 
@@ -129,9 +129,8 @@ export function startConsumer(
     const { delivery } = entry;
     void executor.run(delivery.key, async () => {
       if (draining) return settlements.add({ delivery, kind: "release" });
-      if (entry.signal.aborted) return held.remove(delivery);
-      const settlement = await settle(parts, options, handle, delivery, [entry.signal, shutdown.signal]);
-      settlements.add(settlement);
+      if (entry.abort.signal.aborted) return held.remove(delivery);
+      settlements.add(await settle(parts, options, handle, entry));
     });
   }
 
@@ -140,7 +139,7 @@ export function startConsumer(
     await pulling.stop();
     const cancel = clock.after(
       graceMs,
-      () => shutdown.abort(new DOMException("Shutting down", "AbortError")),
+      () => held.abortAll(new MillstreamError("ABORTED", "Stopped: the application is closing")),
     );
     await executor.idle();
     cancel();

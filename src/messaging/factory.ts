@@ -50,11 +50,11 @@ export function messageFactory(factory: FactoryOptions): MessageFactory {
       schemaVersion: version,
       data,
       correlationId: options.correlationId ?? id,
-      traceparent: options.traceparent ?? childTraceparent(),
       headers: options.headers ?? {},
       ...(key === undefined ? {} : { key }),
       ...(options.subject === undefined ? {} : { subject: options.subject }),
       ...(options.causationId === undefined ? {} : { causationId: options.causationId }),
+      ...(options.traceparent === undefined ? {} : { traceparent: options.traceparent }),
       ...(options.userId === undefined ? {} : { userId: options.userId }),
     };
   }
@@ -77,7 +77,7 @@ export function inherited(cause: Message): MessageOptions {
   return {
     correlationId: cause.correlationId ?? cause.id,
     causationId: cause.id,
-    traceparent: childTraceparent(cause.traceparent),
+    ...(cause.traceparent === undefined ? {} : { traceparent: childTraceparent(cause.traceparent) }),
     ...(cause.userId === undefined ? {} : { userId: cause.userId }),
   };
 }

@@ -10,16 +10,18 @@ import type { Delivery } from "../ports/broker.ts";
 /** A delivery in hand. */
 export interface HeldDelivery {
   readonly delivery: Delivery;
-  /** Aborts when the lease is lost. */
-  readonly signal: AbortSignal;
+  /** Ends its handling: with `LEASE_LOST`, `HANDLER_TIMEOUT`, or at shutdown with `ABORTED`. */
+  readonly abort: AbortController;
 }
 
 /** What a consumer has in hand. */
 export interface HeldDeliveries {
   add(delivery: Delivery): HeldDelivery;
   remove(delivery: Delivery): void;
-  /** Aborts the delivery's signal with `LEASE_LOST`. False if it is not in hand. */
+  /** Aborts the delivery's handling with `LEASE_LOST`. False if it is not in hand. */
   lose(delivery: Delivery): boolean;
+  /** Aborts the handling of all. */
+  abortAll(reason: Error): void;
   all(): Delivery[];
   /** Resolves when one is removed, `ms` have passed or the signal aborts. */
   changed(clock: Clock, ms: number, signal: AbortSignal): Promise<void>;
@@ -27,14 +29,13 @@ export interface HeldDeliveries {
 
 /** An empty set of {@linkcode HeldDeliveries}. */
 export function heldDeliveries(): HeldDeliveries {
-  const held = new Map<string, { entry: HeldDelivery; lease: AbortController }>();
+  const held = new Map<string, HeldDelivery>();
   const waiters = new Set<() => void>();
 
   return {
     add(delivery) {
-      const lease = new AbortController();
-      const entry = { delivery, signal: lease.signal };
-      held.set(delivery.token, { entry, lease });
+      const entry = { delivery, abort: new AbortController() };
+      held.set(delivery.token, entry);
       return entry;
     },
     remove(delivery) {
@@ -44,12 +45,15 @@ export function heldDeliveries(): HeldDeliveries {
     lose(delivery) {
       const lost = held.get(delivery.token);
       held.delete(delivery.token);
-      lost?.lease.abort(
+      lost?.abort.abort(
         new MillstreamError("LEASE_LOST", `Cannot go on with message "${delivery.id}": its lease was lost`),
       );
       return lost !== undefined;
     },
-    all: () => Array.from(held.values(), ({ entry }) => entry.delivery),
+    all: () => Array.from(held.values(), ({ delivery }) => delivery),
+    abortAll(reason) {
+      for (const { abort } of held.values()) abort.abort(reason);
+    },
     changed(clock, ms, signal) {
       return new Promise((resolve) => {
         const done = (): void => {

@@ -4,10 +4,12 @@
  * @module
  */
 import { backoffDelay } from "../core/backoff.ts";
+import { untilAborted } from "../core/clock.ts";
 import { isPoison } from "../core/codec.ts";
 import { isMillstreamError, MillstreamError, toError } from "../core/errors.ts";
 import type { Delivery } from "../ports/broker.ts";
 import type { Failure } from "../ports/dead_letters.ts";
+import type { HeldDelivery } from "./held.ts";
 import type { ConsumerParts, ResolvedConsumerOptions } from "./consumer.ts";
 
 /** Handles one delivery, or rejects. */
@@ -29,20 +31,19 @@ export async function settle(
   parts: ConsumerParts,
   options: ResolvedConsumerOptions,
   handle: HandleOne,
-  delivery: Delivery,
-  signals: readonly AbortSignal[],
+  { delivery, abort }: HeldDelivery,
 ): Promise<Settlement> {
-  const timeout = new AbortController();
-  const signal = AbortSignal.any([...signals, timeout.signal]);
   const cancel = parts.clock.after(
     options.timeoutMs,
-    () => timeout.abort(timedOut(delivery, options.timeoutMs)),
+    () => abort.abort(timedOut(delivery, options.timeoutMs)),
   );
   try {
-    await untilAborted(handle(delivery, signal), signal);
+    await untilAborted(handle(delivery, abort.signal), abort.signal);
     return { kind: "ack", delivery };
   } catch (thrown) {
-    return afterFailure(parts, options, delivery, thrown, signals.some((outer) => outer.aborted));
+    // A shutdown or a lost lease is not the message's fault: it goes back with the same attempt.
+    const stopped = abort.signal.aborted && !isMillstreamError(abort.signal.reason, "HANDLER_TIMEOUT");
+    return stopped ? { kind: "release", delivery } : afterFailure(parts, options, delivery, thrown);
   } finally {
     cancel();
   }
@@ -53,10 +54,7 @@ function afterFailure(
   { retry }: ResolvedConsumerOptions,
   delivery: Delivery,
   thrown: unknown,
-  stopped: boolean,
 ): Settlement {
-  // A shutdown or a lost lease is not the message's fault: it goes back with the same attempt.
-  if (stopped) return { kind: "release", delivery };
   const error = toError(thrown);
   const failure = describeFailure(error, clock.now());
   const { topic, group, id, attempt } = delivery;
@@ -73,16 +71,6 @@ function afterFailure(
 function isFinal(error: Error): boolean {
   if (isPoison(error) || isMillstreamError(error, "REFUSED", "UNSUPPORTED", "INVALID_ARGUMENT")) return true;
   return !isMillstreamError(error) && (error as { retryable?: unknown }).retryable === false;
-}
-
-/** Settles as `work` does, but no later than the abort; work that ignores its signal is left behind, fenced by its lease. */
-function untilAborted(work: Promise<void>, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const onAbort = (): void => reject(signal.reason);
-    signal.addEventListener("abort", onAbort, { once: true });
-    work.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
-    if (signal.aborted) onAbort();
-  });
 }
 
 /** The failure as it is kept with a dead letter. */

@@ -8,7 +8,7 @@
  * @module
  */
 import { backoffDelay, type ResolvedRetryPolicy, retryPolicy } from "../core/backoff.ts";
-import type { Clock } from "../core/clock.ts";
+import { type Clock, untilAborted } from "../core/clock.ts";
 import type { NewEvent } from "../core/definition.ts";
 import { isMillstreamError, MillstreamError, toError } from "../core/errors.ts";
 import { type Random, uuidv5 } from "../core/ids.ts";
@@ -74,30 +74,6 @@ export function startOrchestrator(parts: SagaParts, sagas: ReadonlyMap<string, S
       await Promise.allSettled(driving);
     },
   };
-}
-
-/** Starts an instance. @returns false if the id exists: nothing was changed. */
-export async function startInstance<Data>(
-  { store, clock }: Pick<SagaParts, "store" | "clock">,
-  saga: Saga<Data>,
-  id: string,
-  start: { readonly data: unknown; readonly correlationId: string },
-): Promise<boolean> {
-  const data = await validate(saga.schema, start.data, `data of saga "${saga.name}"`);
-  stringifyStrict(data);
-  const now = clock.now();
-  const instance: SagaInstance = {
-    id,
-    saga: saga.name,
-    status: "running",
-    data,
-    steps: [],
-    correlationId: start.correlationId,
-    dueAt: now,
-    startedAt: now,
-    updatedAt: now,
-  };
-  return await store.sagas.create(instance);
 }
 
 /** Makes moves until the instance ends, has to wait, or the claim is lost. Never rejects. */
@@ -215,7 +191,7 @@ async function runStep(
   );
   const signal = AbortSignal.any([outer, timeout.signal]);
   try {
-    const change = await orAborted(
+    const change = await untilAborted(
       Promise.resolve().then(() => work(instance.data, stepContext(parts, instance, move, staged, signal))),
       signal,
     );
@@ -327,16 +303,6 @@ function startHeartbeat({ store, clock }: SagaParts, claim: ClaimedSaga, lost: A
     });
   }
   return () => cancel();
-}
-
-/** Settles as `work` does, but no later than the abort. */
-function orAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const onAbort = (): void => reject(signal.reason);
-    signal.addEventListener("abort", onAbort, { once: true });
-    work.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
-    if (signal.aborted) onAbort();
-  });
 }
 
 function observe(

@@ -18,8 +18,8 @@ describe("the library", () => {
   test("imports no package that is not installed with it", () => {
     const { dependencies, peerDependencies } = JSON.parse(readProject("package.json"));
     const wrong = [...sources].flatMap(([path, source]) =>
-      importsOf(source).flatMap(({ specifier = "", typeOnly, dynamic }) => {
-        if (/^(\.|node:)/.test(specifier)) return [];
+      importsOf(source).flatMap(({ specifier, typeOnly, dynamic }) => {
+        if (specifier === undefined || /^(\.|node:)/.test(specifier)) return [];
         const name = packageOf(specifier);
         const optional = name in peerDependencies && (typeOnly || dynamic);
         return name in dependencies || optional ? [] : [`${path} imports ${specifier}`];
