@@ -6,6 +6,7 @@
  */
 import { decodeMessage, type MessageLimits } from "../core/codec.ts";
 import { type AnyEvent, upgrade } from "../core/definition.ts";
+import { MillstreamError } from "../core/errors.ts";
 import { uuidv5 } from "../core/ids.ts";
 import type { Message } from "../core/message.ts";
 import type { Observer } from "../core/observer.ts";
@@ -41,15 +42,29 @@ export function addHandler(
 ): void {
   const { topic, group, definition } = target;
   const name = `${topic}/${group}`;
-  const member = members.get(name) ?? { topic, group, options: {}, byType: new Map(), anyType: undefined };
+  const member: GroupMember = members.get(name) ??
+    { topic, group, options: {}, byType: new Map(), anyType: undefined };
   const taken = definition ? member.byType.has(definition.type) : member.anyType !== undefined;
   if (taken) {
     throw alreadyRegistered(`group "${group}" on topic "${topic}" and event`, definition?.type ?? "*");
   }
+  const conflict = Object.entries(options).find(([option, value]) => {
+    const other = member.options[option as keyof ConsumerOptions];
+    return other !== undefined && JSON.stringify(other) !== JSON.stringify(value);
+  });
+  if (conflict) throw otherOptions(topic, group, conflict[0]);
   members.set(name, member);
   member.options = { ...member.options, ...options };
   if (definition) member.byType.set(definition.type, { definition, handler });
   else member.anyType = handler;
+}
+
+function otherOptions(topic: string, group: string, option: string): MillstreamError {
+  return new MillstreamError(
+    "INVALID_ARGUMENT",
+    `Cannot use another "${option}" for group "${group}" on topic "${topic}": its handlers share one consumer`,
+    { details: { option } },
+  );
 }
 
 /** What handling deliveries needs. */
