@@ -174,7 +174,7 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
     if (!startOn) return;
     subscribe(startOn, `saga-${saga.name}`, {}, async (event) => {
       const start = { data: data ? data(event) : event.data, correlationId: event.correlationId ?? event.id };
-      await startInstance(sagaParts, saga, id ? id(event) : event.id, start);
+      await startInstance(sagaParts, saga, id ? id(event) : `${saga.name}-${event.id}`, start);
     });
   }
 
@@ -373,7 +373,7 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
     dispatch,
     ask,
     startSaga: (saga, id, data, { correlationId = id } = {}) =>
-      startInstance(sagaParts, saga, checkText("saga id", id), { data, correlationId }),
+      startInstance(sagaParts, saga, id, { data, correlationId }),
     async start({ signal } = {}) {
       if (closing) {
         throw new MillstreamError("CLOSED", "Cannot start the application again after it was closed");

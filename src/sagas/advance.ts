@@ -79,7 +79,7 @@ export function failedOnce(
  * The instance after a move that failed for good: a run turns the saga to compensating, an undo is noted and the
  * others go on.
  *
- * @param definite Whether the step surely took no effect, so that there is nothing to undo.
+ * @param definite Whether the step surely took no effect, at this try and all before: there is nothing to undo.
  */
 export function failedForGood(
   instance: SagaInstance,

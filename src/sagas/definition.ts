@@ -39,7 +39,8 @@ export interface StepContext {
 export interface StepParts<Data> {
   /**
    * Does the step. May run more than once; see `idempotencyKey`. What it returns is merged into the saga's data.
-   * `refuse(...)` and errors with `retryable: false` compensate at once; others are tried again first.
+   * `refuse(...)` and errors with `retryable: false` compensate at once; others are tried again first. The step itself
+   * is undone as well, unless its first try refused before it had sent a command.
    */
   readonly run: (data: Data, context: StepContext) => Partial<Data> | void | Promise<Partial<Data> | void>;
   /** Takes it back. Must tolerate that the step never happened or was taken back before. */
@@ -71,7 +72,7 @@ export interface Saga<Data = unknown> {
 export interface SagaUse<Data> {
   /** The event that starts an instance. */
   readonly startOn?: AnyEvent;
-  /** The instance's id. The same id again starts nothing. @default the event's id */
+  /** The instance's id, unique among all sagas. The same id again starts nothing. @default `<saga>-<event id>` */
   // deno-lint-ignore no-explicit-any -- the data of `startOn`
   readonly id?: (event: Message<any>) => string;
   /** The instance's first data. @default the event's data */

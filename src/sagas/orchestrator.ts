@@ -117,18 +117,24 @@ async function makeMove(
   const step = saga.steps.find(({ name }) => name === move.step);
   let data: unknown;
   let effects: StepEffects;
+  const staged: Staged = { acted: false, messages: [], appends: [] };
   try {
     if (!step) throw missingStep(saga, move.step);
-    const staged: Staged = { messages: [], appends: [] };
     data = await runStep(parts, saga, step, intended, move, staged, signal);
     effects = await prepare(parts, intended, move, staged);
   } catch (thrown) {
     if (signal.aborted) return intended; // in doubt: whoever resumes runs it again under the same key
-    return await afterFailure(parts, claim, step, intended, move, toError(thrown));
+    return await afterFailure(parts, claim, step, intended, move, staged, toError(thrown));
   }
-  // A commit that fails is not the step's failure: the claim is dropped, and whoever resumes finds what was saved.
   const next = succeeded(intended, move, data, clock.now());
-  await commit(parts, claim, next, effects);
+  try {
+    await commit(parts, claim, next, effects);
+  } catch (thrown) {
+    // Effects that the store refuses for good are the step's failure. All else is not: the claim is dropped, and
+    // whoever resumes finds what was saved.
+    if (!isMillstreamError(thrown, "INVALID_ARGUMENT", "REJECTED")) throw thrown;
+    return await afterFailure(parts, claim, step, intended, move, staged, thrown);
+  }
   observe(parts, next, move.step, move.kind === "run" ? "done" : "undone");
   return next;
 }
@@ -139,14 +145,16 @@ async function afterFailure(
   step: Step<unknown> | undefined,
   instance: SagaInstance,
   move: ActiveMove,
+  staged: Staged,
   error: Error,
 ): Promise<SagaInstance | undefined> {
   const { store, clock, random } = parts;
   if (isMillstreamError(error, "LEASE_LOST")) throw error;
   const policy = policyOf(step, move);
   const now = clock.now();
-  const definite = isRefusal(error);
-  const final = move.attempt >= policy.attempts || (definite && move.kind === "run");
+  const final = move.attempt >= policy.attempts || (move.kind === "run" && isFinal(error));
+  // An earlier try may have taken effect, and so may a command that this one has sent: then it must be undone.
+  const definite = isMillstreamError(error, "REFUSED") && move.attempt === 1 && !staged.acted;
   const next = final
     ? failedForGood(instance, move, error.message, definite, now)
     : failedOnce(instance, move, error.message, now + backoffDelay(move.attempt, policy, random), now);
@@ -161,12 +169,14 @@ function policyOf(step: Step<unknown> | undefined, move: ActiveMove): ResolvedRe
     : retryPolicy({ ...UNDO_RETRY, ...step?.undoRetry });
 }
 
-/** Whether the error says for sure that there was no effect and that trying again is pointless. */
-function isRefusal(error: Error): boolean {
+/** Whether the error says that trying again is pointless. */
+function isFinal(error: Error): boolean {
   return isMillstreamError(error, "REFUSED") || (error as { retryable?: unknown }).retryable === false;
 }
 
 interface Staged {
+  /** Whether a command went through: the step has taken effect, whatever it ends with. */
+  acted: boolean;
   readonly messages: Array<Promise<OutboxMessage>>;
   readonly appends: Array<{ readonly stream: string; readonly events: readonly NewEvent[] }>;
 }
@@ -235,7 +245,10 @@ function stepContext(
     append: (stream, events) => void staged.appends.push({ stream, events }),
     async dispatch(command, data) {
       const message = await factory.command(command, data, { ...inherit, id: await nextId() });
-      return await dispatch(message) as never;
+      signal.throwIfAborted(); // a try that was given up sends nothing more
+      const result = await dispatch(message);
+      staged.acted = true;
+      return result as never;
     },
   };
 }
@@ -288,21 +301,25 @@ async function commit(
 }
 
 function startHeartbeat({ store, clock }: SagaParts, claim: ClaimedSaga, lost: AbortController): () => void {
+  let ended = false;
   let cancel = schedule();
   function schedule(): () => void {
+    if (ended) return () => {};
     return clock.after(LEASE_MS / 3, () => {
       store.sagas.renew(claim, LEASE_MS).then((kept) => {
         if (kept) cancel = schedule();
-        else {lost.abort(
-            new MillstreamError(
-              "LEASE_LOST",
-              `Cannot go on with saga "${claim.instance.id}": its lease was lost`,
-            ),
-          );}
-      }, () => void (cancel = schedule()));
+        else lost.abort(leaseLost(claim));
+      }, () => void (cancel = schedule())); // the store was away for a moment; each save has the last word
     });
   }
-  return () => cancel();
+  return () => {
+    ended = true; // also if a renewal is under way
+    cancel();
+  };
+}
+
+function leaseLost({ instance }: ClaimedSaga): MillstreamError {
+  return new MillstreamError("LEASE_LOST", `Cannot go on with saga "${instance.id}": its lease was lost`);
 }
 
 function observe(

@@ -4,12 +4,19 @@
  * @module
  */
 import type { Clock } from "../core/clock.ts";
+import { MillstreamError } from "../core/errors.ts";
 import { stringifyStrict } from "../core/json.ts";
+import { checkText } from "../core/names.ts";
 import { validate } from "../core/schema.ts";
 import type { Store } from "../ports/store.ts";
 import type { Saga } from "./definition.ts";
 
-/** Starts an instance. @returns false if the id exists: nothing was changed. */
+/**
+ * Starts an instance.
+ *
+ * @returns false if the saga has an instance of this id: nothing was changed.
+ * @throws `INVALID_ARGUMENT` if another saga has one.
+ */
 export async function startInstance<Data>(
   { store, clock }: { readonly store: Store; readonly clock: Clock },
   saga: Saga<Data>,
@@ -19,8 +26,8 @@ export async function startInstance<Data>(
   const data = await validate(saga.schema, start.data, `data of saga "${saga.name}"`);
   stringifyStrict(data);
   const now = clock.now();
-  return await store.sagas.create({
-    id,
+  const created = await store.sagas.create({
+    id: checkText("saga id", id),
     saga: saga.name,
     status: "running",
     data,
@@ -30,4 +37,15 @@ export async function startInstance<Data>(
     startedAt: now,
     updatedAt: now,
   });
+  const other = created ? saga.name : (await store.sagas.load(id))?.saga ?? saga.name;
+  if (other !== saga.name) throw idTaken(saga.name, id, other);
+  return created;
+}
+
+function idTaken(saga: string, id: string, other: string): MillstreamError {
+  return new MillstreamError(
+    "INVALID_ARGUMENT",
+    `Cannot start saga "${saga}" with id "${id}": saga "${other}" has it, and an id belongs to one saga`,
+    { details: { id, saga: other } },
+  );
 }
