@@ -44,7 +44,7 @@ export interface Lender {
   /** To be called when a connection stopped answering: idle ones may be as dead without anyone having noticed. */
   suspect(): void;
   /** Ends all connections. What was lent out by then is ended as well. */
-  close(): Promise<void>;
+  close(): void;
 }
 
 /** One statement on its way. */
@@ -68,13 +68,9 @@ export function run(connection: Connection, statement: Statement, clock: Clock):
   const { gone } = connection;
   return new Promise((resolve, reject) => {
     // Not sent, so nothing happened.
-    if (gone.aborted) {
-      return reject(
-        lost(phase === "single" ? "connect" : "transaction", "the connection is gone", gone.reason),
-      );
-    }
+    if (gone.aborted) return reject(lost(UNSENT[phase], "the connection is gone", gone.reason));
 
-    const cancel = clock.after(statement.remainingMs ?? timeoutMs, () => fail(late(phase, timeoutMs)));
+    const cancel = deadline(clock, statement.remainingMs ?? timeoutMs, () => fail(late(phase, timeoutMs)));
     const onGone = (): void => fail(lost(phase, "the connection was lost", gone.reason));
     gone.addEventListener("abort", onGone, { once: true });
     send().then((reply) => {
@@ -104,6 +100,31 @@ export function run(connection: Connection, statement: Statement, clock: Clock):
   }
 }
 
+/**
+ * Calls `callback` after `ms` milliseconds, unless the returned function is called before. A timer that fires late says
+ * that this process was busy, not that the other side was silent: what has arrived meanwhile is read first.
+ */
+export function deadline(clock: Clock, ms: number, callback: () => void): () => void {
+  const due = clock.monotonic() + Math.max(0, ms);
+  let cancel = clock.after(ms, () => {
+    if (clock.monotonic() - due < GRACE_MS) return callback();
+    cancel = clock.after(GRACE_MS, callback);
+  });
+  return () => cancel();
+}
+
+/** Enough for a turn of the event loop. */
+const GRACE_MS = 50;
+
+/** What it means if a statement was not even sent. */
+const UNSENT: Readonly<Record<Phase, Phase>> = {
+  connect: "connect",
+  begin: "begin",
+  single: "connect",
+  transaction: "transaction",
+  commit: "transaction",
+};
+
 /** The session of a transaction. */
 export interface TransactionSession extends SqlSession {
   /** Runs a statement of the transaction's own, such as COMMIT, after those that were asked for before. */
@@ -130,9 +151,9 @@ export function transactionSession(
    * connection, outside the transaction, if this one died before.
    */
   function enqueue(text: string, values: readonly Encoded[] | undefined, phase: Phase): Promise<Reply> {
-    const deadline = clock.monotonic() + timeoutMs;
+    const due = clock.monotonic() + timeoutMs;
     const turn = (): Promise<Reply> => {
-      const statement = { text, phase, timeoutMs, remainingMs: Math.max(0, deadline - clock.monotonic()) };
+      const statement = { text, phase, timeoutMs, remainingMs: Math.max(0, due - clock.monotonic()) };
       return run(connection, values ? { ...statement, values } : statement, clock);
     };
     const reply = last.then(turn, turn);

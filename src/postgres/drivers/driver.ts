@@ -101,7 +101,7 @@ export function lendingDriver({ name, statements, transactions, limits }: Driver
       Math.ceil(timeoutMs)
     }`;
     const remainingMs = deadline - clock.monotonic();
-    await run(connection, { text, phase: "connect", timeoutMs, remainingMs }, clock);
+    await run(connection, { text, phase: "begin", timeoutMs, remainingMs }, clock);
   }
 
   async function commitAfter<T>(
@@ -146,6 +146,7 @@ export function lendingDriver({ name, statements, transactions, limits }: Driver
     await withDeadline(clock, timeoutMs, Promise.allSettled(running), () => new Error("still busy")).catch(
       () => {},
     );
-    await Promise.all([statements.close(), transactions.close()]);
+    statements.close();
+    transactions.close();
   }
 }

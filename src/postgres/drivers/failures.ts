@@ -8,15 +8,16 @@ import { type ErrorCode, isMillstreamError, MillstreamError } from "../../core/e
 /**
  * Where it went wrong, which decides what a lost reply means:
  *
- * - `connect`: nothing was executed;
+ * - `connect` and `begin`: nothing was executed;
  * - `single`: a statement of its own, which may have been executed and committed;
  * - `transaction`: inside a transaction, which ends with its connection;
  * - `commit`: the transaction may have been committed.
  */
-export type Phase = "connect" | "single" | "transaction" | "commit";
+export type Phase = "connect" | "begin" | "single" | "transaction" | "commit";
 
 const DOING: Readonly<Record<Phase, string>> = {
   connect: "connect to Postgres",
+  begin: "begin the transaction",
   single: "run statement",
   transaction: "run statement in the transaction",
   commit: "commit",
@@ -46,7 +47,8 @@ export function endsConnection(error: unknown): boolean {
 export function failure(error: unknown, phase: Phase): MillstreamError {
   if (isMillstreamError(error)) return error;
   if (isServerError(error) && (phase === "connect" || !endsConnection(error))) return refused(error, phase);
-  return lost(phase, `the connection was lost${networkCode(error)}`, error);
+  const what = phase === "connect" ? "the attempt failed" : "the connection was lost";
+  return lost(phase, `${what}${networkCode(error)}`, error);
 }
 
 /** What the runtime or the client calls it: ` (ECONNREFUSED)`. */
@@ -59,6 +61,7 @@ function networkCode(error: unknown): string {
 export function lost(phase: Phase, why: string, cause?: unknown): MillstreamError {
   const consequence = {
     connect: "nothing was executed",
+    begin: "nothing was executed",
     single: "it may have been executed",
     transaction: "the transaction is rolled back",
     commit: "the transaction may have been committed",

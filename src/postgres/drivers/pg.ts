@@ -8,7 +8,7 @@ import { type Clock, systemClock } from "../../core/clock.ts";
 import { MillstreamError } from "../../core/errors.ts";
 import type { SqlDriver, SqlRow } from "../../ports/sql.ts";
 import { columnParser } from "./columns.ts";
-import type { Connection, Lender, Reply } from "./connection.ts";
+import { type Connection, deadline, type Lender, type Reply } from "./connection.ts";
 import { type DriverLimits, lendingDriver } from "./driver.ts";
 import { failure, lost } from "./failures.ts";
 import type { Encoded } from "./values.ts";
@@ -89,7 +89,7 @@ function pgLender(pool: PgPool, clock: Clock): Lender {
     release: (connection) => lent.get(connection)?.(),
     // The pool lets nobody at its idle clients; it ends them itself after `idleTimeoutMillis`.
     suspect: () => {},
-    async close() {
+    close() {
       for (const connection of lent.keys()) connection.destroy(new Error("The driver was closed"));
     },
   };
@@ -99,7 +99,7 @@ function pgLender(pool: PgPool, clock: Clock): Lender {
 function checkOut(pool: PgPool, waitMs: number, clock: Clock): Promise<PgClient> {
   return new Promise((resolve, reject) => {
     let gaveUp = false;
-    const cancel = clock.after(waitMs, () => {
+    const cancel = deadline(clock, waitMs, () => {
       gaveUp = true;
       reject(
         pool.waitingCount

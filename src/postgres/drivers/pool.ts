@@ -5,7 +5,7 @@
  */
 import type { Clock } from "../../core/clock.ts";
 import { MillstreamError } from "../../core/errors.ts";
-import type { Connection, Lender } from "./connection.ts";
+import { type Connection, deadline, type Lender } from "./connection.ts";
 import { lost } from "./failures.ts";
 
 /** What {@linkcode connectionPool} needs. */
@@ -51,8 +51,8 @@ export function connectionPool(options: PoolOptions): Lender {
       lent.add(connection);
       return connection;
     }
-    if (lastFailure && !alive() && opening === 0 && clock.monotonic() < lastFailure.until) {
-      throw lastFailure.error;
+    if (lastFailure && alive() + opening === 0 && clock.monotonic() < lastFailure.until) {
+      throw tooSoon(lastFailure.error);
     }
     if (waiting.size >= maxWaiting) throw overloaded(`${waiting.size} callers wait already`);
     return await wait(waitMs);
@@ -60,7 +60,7 @@ export function connectionPool(options: PoolOptions): Lender {
 
   function wait(waitMs: number): Promise<Connection> {
     return new Promise((resolve, reject) => {
-      const cancel = clock.after(waitMs, () => waiter.reject(timedOut(waitMs)));
+      const cancel = deadline(clock, waitMs, () => waiter.reject(timedOut(waitMs)));
       const waiter: Waiter = {
         resolve(connection) {
           leave();
@@ -134,7 +134,7 @@ export function connectionPool(options: PoolOptions): Lender {
     for (const connection of idle.splice(0)) connection.destroy(new Error("Another connection was lost"));
   }
 
-  async function close(): Promise<void> {
+  function close(): void {
     closed = true;
     for (const waiter of waiting) waiter.reject(closedError());
     for (const connection of [...idle, ...lent]) connection.destroy(closedError());
@@ -142,6 +142,15 @@ export function connectionPool(options: PoolOptions): Lender {
 
   function alive(): number {
     return idle.length + lent.size;
+  }
+
+  function tooSoon(error: MillstreamError): MillstreamError {
+    const { code, message, retryable, details } = error;
+    return new MillstreamError(code, `${message}. That was the last attempt; the next one has to wait`, {
+      cause: error,
+      retryable,
+      details,
+    });
   }
 
   function timedOut(waitMs: number): MillstreamError {

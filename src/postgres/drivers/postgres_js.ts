@@ -77,9 +77,32 @@ async function connect(
     () => gone.abort(new Error("The connection was closed")),
   );
   const connection = clientConnection(client, gone, options.prepare ?? true);
+  limitAttempts(
+    client.options.port,
+    () => connection.destroy(new Error("The server hangs up on every attempt")),
+  );
   await run(connection, { text: "select 1", phase: "connect", timeoutMs: connectTimeoutMs }, clock);
   return connection;
 }
+
+/**
+ * A server, or a load balancer without one, that accepts connections only to hang up makes the client try again at
+ * once, hundreds of times a second. All that can be seen of it from outside is that it reads the port each time.
+ */
+function limitAttempts(ports: number[], onTooMany: () => void): void {
+  let reads = 0;
+  ports.forEach((port, at) =>
+    Object.defineProperty(ports, at, {
+      get() {
+        if (++reads === MAX_PORT_READS * ports.length) onTooMany();
+        return port;
+      },
+    })
+  );
+}
+
+/** Three attempts, with two reads each. */
+const MAX_PORT_READS = 6;
 
 function createClient(
   options: PostgresJsOptions,
@@ -93,7 +116,7 @@ function createClient(
     max: 1,
     max_lifetime: null,
     idle_timeout: 0,
-    connect_timeout: connectTimeoutMs / 1_000,
+    connect_timeout: 2 * connectTimeoutMs / 1_000, // only cleans up: the deadline is our own
     keep_alive: 30,
     fetch_types: false,
     types: TYPES,
