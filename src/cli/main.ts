@@ -32,15 +32,16 @@ async function main(): Promise<number | undefined> {
   });
   const [command, module] = positionals;
   if (values.help) return say(console.log, USAGE, 0);
-  const port = Number(values.port ?? process.env.PORT ?? 8080);
+  // A variable that is set to nothing is not set; as a host it would mean every address of the machine.
+  const port = Number(values.port ?? (process.env.PORT || 8080));
   if (!Number.isInteger(port) || port < 0 || port > 65_535) {
     return say(
       console.error,
-      `Cannot listen on port ${values.port ?? process.env.PORT}: expected 0 to 65535`,
+      `Cannot listen on port ${JSON.stringify(values.port ?? process.env.PORT)}: expected 0 to 65535`,
       2,
     );
   }
-  const hostname = values.host ?? process.env.HOST ?? "127.0.0.1";
+  const hostname = values.host ?? (process.env.HOST || "127.0.0.1");
   if (command === "demo") return void await runDemo({ port, hostname, feed: !values["no-feed"] });
   if (command === "gateway") return void await runGateway({ module, port, hostname });
   return say(console.error, USAGE, 2);
