@@ -86,18 +86,20 @@ export function fulfilmentStream(orderId: string): string {
 
 /** The saga. */
 export const Fulfilment: Saga<FulfilmentData> = saga<FulfilmentData>("order-fulfilment", Data)
+  // Does nothing but stand first, so that the order is cancelled last, after all else has been taken back.
+  .step("accept-order", {
+    run: () => {},
+    undo: ({ orderId }, context) => cancelOrder(orderId, context),
+  })
   .step("reserve-inventory", {
     run({ orderId, items }, context) {
       const soldOut = items.find(({ productId }) => products.get(productId)?.soldOut);
-      // Not a refusal: this step's compensation also cancels the order, so it must run.
-      if (soldOut) throw new Error(`${soldOut.productId} is sold out`);
+      if (soldOut) throw refuse("SOLD_OUT", `${soldOut.productId} is sold out`);
       context.append(fulfilmentStream(orderId), [InventoryReserved({ orderId })]);
     },
-    async undo({ orderId }, context) {
+    undo({ orderId }, context) {
       context.append(fulfilmentStream(orderId), [InventoryReleased({ orderId })]);
-      await cancelOrder(orderId, context);
     },
-    retry: { attempts: 1 },
   })
   .step("process-payment", {
     run({ orderId, customerId, total }, context) {
