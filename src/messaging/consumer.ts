@@ -105,7 +105,7 @@ export function startConsumer(
   );
 
   const heartbeat = startLoop(
-    { name: `heartbeat ${name}`, clock, observer, periodMs: options.leaseMs },
+    { name: `heartbeat ${name}`, clock, observer, periodMs: options.leaseMs / 3 },
     async () => {
       const alive = held.all();
       if (subscription && alive.length > 0) {

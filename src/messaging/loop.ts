@@ -13,7 +13,7 @@ export interface LoopHealth {
   readonly name: string;
   /** Milliseconds since it last said that it runs. */
   readonly silentMs: number;
-  /** Whether it spoke within three periods and its last round did not fail. */
+  /** Whether it spoke within three periods and its last three rounds did not all fail. */
   readonly healthy: boolean;
   /** What its last round failed with, if it did. */
   readonly error?: string;
@@ -42,7 +42,7 @@ export type LoopRound = (signal: AbortSignal, beat: () => void) => Promise<numbe
 
 const FAILURE_BACKOFF = retryPolicy({ baseMs: 200, maxMs: 10_000 });
 
-/** Starts a loop. A failed round is observed, backed off (full jitter, at most 10 s) and repeated for ever. */
+/** Starts a loop. A failed round is observed, backed off (full jitter, at most a period or 10 s) and repeated for ever. */
 export function startLoop(options: LoopOptions, round: LoopRound): Loop {
   const { name, clock, observer, periodMs } = options;
   const stopping = new AbortController();
@@ -59,7 +59,8 @@ export function startLoop(options: LoopOptions, round: LoopRound): Loop {
     while (!stopping.signal.aborted) {
       beat();
       const restMs = await runRound();
-      if (restMs > 0 && !woken) await pause(restMs);
+      // News does not shorten the pause after a failure: a busy application would hammer a server that is down.
+      if (restMs > 0 && (failures > 0 || !woken)) await pause(restMs);
       woken = false;
     }
   }
@@ -75,7 +76,7 @@ export function startLoop(options: LoopOptions, round: LoopRound): Loop {
       const error = toError(thrown);
       lastError = error.message;
       observer({ kind: "loop-failed", loop: name, error });
-      return Math.max(10, backoffDelay(++failures, FAILURE_BACKOFF));
+      return Math.max(10, Math.min(backoffDelay(++failures, FAILURE_BACKOFF), periodMs));
     }
   }
 
@@ -103,7 +104,7 @@ export function startLoop(options: LoopOptions, round: LoopRound): Loop {
     },
     wake() {
       woken = true;
-      rest?.abort();
+      if (failures === 0) rest?.abort();
     },
     stop() {
       stopping.abort();

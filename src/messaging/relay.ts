@@ -38,24 +38,41 @@ export function startRelay({ store, publisher, clock, observer, owner }: RelayPa
     for (;;) {
       const entries = await store.outbox.pending(BATCH);
       if (entries.length === 0) return POLL_MS;
-      await send(entries);
-      await store.outbox.markSent(entries.map((entry) => entry.position), lease);
-      observer({ kind: "relayed", count: entries.length });
+      const { sent, failure } = await send(entries);
+      if (sent.length > 0) {
+        await store.outbox.markSent(sent, lease);
+        observer({ kind: "relayed", count: sent.length });
+      }
+      if (failure) throw failure;
       if (signal.aborted || !(await store.leases.renew(lease, LEASE_MS))) return 0;
       beat();
     }
   });
 
-  /** Publishes runs of the same topic one after another, so that the order of the outbox is the order of each topic. */
-  async function send(entries: readonly OutboxEntry[]): Promise<void> {
+  /**
+   * Publishes runs of the same topic one after another, so that the order of the outbox is the order of each topic. A
+   * topic that fails is left where it is, and the others go on: what they have is not sent again and again with it.
+   */
+  async function send(entries: readonly OutboxEntry[]): Promise<{ sent: bigint[]; failure: unknown }> {
+    const sent: bigint[] = [];
+    const failed = new Map<string, unknown>();
     for (let start = 0; start < entries.length;) {
       const topic = entries[start]!.topic;
       let end = start + 1;
       while (end < entries.length && entries[end]!.topic === topic) end++;
-      await publisher.publish(topic, entries.slice(start, end));
-      observer({ kind: "published", topic, count: end - start });
+      const run = entries.slice(start, end);
       start = end;
+      if (failed.has(topic)) continue;
+      try {
+        await publisher.publish(topic, run);
+      } catch (failure) {
+        failed.set(topic, failure);
+        continue;
+      }
+      sent.push(...run.map(({ position }) => position));
+      observer({ kind: "published", topic, count: run.length });
     }
+    return { sent, failure: failed.values().next().value };
   }
 
   return {
