@@ -105,6 +105,8 @@ export function deliveryHandler(parts: DeliveryParts, member: GroupMember): Hand
         before: async (ports) => {
           if (!(await ports.inbox.record(group, message.id))) throw duplicate;
         },
+        // Once more at the last moment: opening the transaction may have taken long.
+        after: () => Promise.resolve(signal.throwIfAborted()),
       }, async (effects) => {
         await handler(message, { ...effects, ...context(parts, delivery, message, signal) });
         signal.throwIfAborted(); // a lease lost or a timeout: another try may be under way, this one commits nothing
@@ -142,6 +144,7 @@ function context(
     idempotencyKey: `${group}/${message.id}`,
     ask,
     async dispatch(command, data, options = {}) {
+      signal.throwIfAborted(); // a try that was given up sends nothing more
       const id = await uuidv5(`${group}/${message.id}/command/${commands++}`);
       return await dispatch(
         await factory.command(command, data, { ...inherited(message), id, ...options }),

@@ -38,7 +38,11 @@ export interface HandlerContext extends Effects {
   readonly idempotencyKey: string;
   /** Aborts when the lease is lost, the timeout passed or the process shuts down for good. Stop working then. */
   readonly signal: AbortSignal;
-  /** Runs a command here and now, on its own commit. Its id derives from this message, so that a repeated handler repeats no effect. */
+  /**
+   * Runs a command here and now, on its own commit. Its id derives from this message, so that a repeated handler
+   * repeats no effect on an aggregate. On a store with one session (memory, PGlite) call it before `sql` and `append`,
+   * which begin this handler's own transaction.
+   */
   dispatch<C extends AnyCommand>(
     command: C,
     data: DataOf<C>,

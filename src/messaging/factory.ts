@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { checkRange } from "../core/backoff.ts";
 import type { Clock } from "../core/clock.ts";
 import { encodeMessage, type MessageLimits } from "../core/codec.ts";
 import type { AnyCommand, AnyEvent, MessageDefinition, NewEvent } from "../core/definition.ts";
@@ -31,6 +32,10 @@ export interface FactoryOptions {
   readonly limits: MessageLimits;
 }
 
+/** RFC 3339 has years of four digits. */
+const FIRST_TIME = Date.parse("0000-01-01T00:00:00.000Z");
+const LAST_TIME = Date.parse("9999-12-31T23:59:59.999Z");
+
 /** Creates a {@linkcode MessageFactory}. */
 export function messageFactory(factory: FactoryOptions): MessageFactory {
   async function build(
@@ -41,12 +46,14 @@ export function messageFactory(factory: FactoryOptions): MessageFactory {
     const { type, version, schema, kind } = definition;
     const data = await validate(schema, input, `${kind} "${type}"`);
     const id = options.id ?? factory.newId();
+    const time = options.time ?? factory.clock.now();
+    checkRange("time", time, FIRST_TIME, LAST_TIME);
     const key = options.key ?? definition.key?.(data);
     return {
       id,
       source: factory.source,
       type,
-      time: new Date(options.time ?? factory.clock.now()).toISOString(),
+      time: new Date(time).toISOString(),
       schemaVersion: version,
       data,
       correlationId: options.correlationId ?? id,

@@ -51,6 +51,7 @@ export async function unitOfWork<T>(
   work: (effects: Effects) => Promise<T>,
 ): Promise<UnitOutcome<T>> {
   const staged: Array<Promise<OutboxMessage>> = [];
+  const appending: Array<Promise<AppendResult>> = [];
   let position: bigint | undefined;
   let published = false;
   let created = 0;
@@ -91,6 +92,21 @@ export async function unitOfWork<T>(
     return merged.id !== undefined || !options.idFor ? merged : { ...merged, id: await options.idFor(index) };
   }
 
+  async function append(
+    stream: string,
+    events: readonly NewEvent[],
+    expected: ExpectedVersion,
+  ): Promise<AppendResult> {
+    if (ended) throw new MillstreamError("CLOSED", "Cannot append after the handler has ended");
+    const stamps = await Promise.all(events.map((event) => stamp(event.options)));
+    const encoded = await Promise.all(events.map((event, at) => factory.toAppend(event, stamps[at]!)));
+    const ports = await open();
+    const [result] = await ports.events.append([{ stream, expected, events: encoded }]);
+    position = result!.position;
+    published = true;
+    return result!;
+  }
+
   const effects: Effects = {
     async publish(definition, data, messageOptions = {}) {
       if (ended) throw new MillstreamError("CLOSED", "Cannot publish after the handler has ended");
@@ -103,24 +119,18 @@ export async function unitOfWork<T>(
       published = true;
       await message;
     },
-    async append(
-      stream: string,
-      events: readonly NewEvent[],
-      expected: ExpectedVersion = "any",
-    ): Promise<AppendResult> {
-      const stamps = await Promise.all(events.map((event) => stamp(event.options)));
-      const encoded = await Promise.all(events.map((event, at) => factory.toAppend(event, stamps[at]!)));
-      const ports = await open();
-      const [result] = await ports.events.append([{ stream, expected, events: encoded }]);
-      position = result!.position;
-      published = true;
-      return result!;
+    append(stream, events, expected = "any") {
+      const appended = append(stream, events, expected);
+      appended.catch(() => {}); // reported where it is awaited, by the handler or below
+      appending.push(appended);
+      return appended;
     },
     sql: lazySql(store.sql, async () => (await open()).sql),
   };
 
   try {
     const value = await work(effects);
+    await Promise.all(appending); // also those that the handler did not wait for
     if (staged.length > 0 || options.always) await open();
     ended = true;
     commit();
