@@ -18,6 +18,9 @@ export interface MessageLimits extends JsonLimits {
 /** Bytes of one encoded message allowed by default: 256 KiB, which every supported broker carries. */
 export const MAX_BYTES = 262_144;
 
+/** For what a store has: it was checked on the way in, and stays readable when limits change. */
+export const NO_LIMITS: MessageLimits = { maxBytes: Infinity, maxDepth: 10_000 };
+
 /** Attributes that are fields of {@linkcode Message}; all others are headers. */
 const FIELDS: Readonly<Record<string, keyof Message>> = {
   id: "id",

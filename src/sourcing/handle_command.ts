@@ -5,7 +5,7 @@
  */
 import { backoffDelay, retryPolicy } from "../core/backoff.ts";
 import { type Clock, sleep } from "../core/clock.ts";
-import { decodeMessage } from "../core/codec.ts";
+import { decodeMessage, NO_LIMITS } from "../core/codec.ts";
 import { upgrade } from "../core/definition.ts";
 import { isMillstreamError, MillstreamError } from "../core/errors.ts";
 import { type Random, uuidv5 } from "../core/ids.ts";
@@ -87,7 +87,7 @@ export async function load<State>(
     for (const stored of page) {
       const definition = aggregate.events.get(stored.type);
       if (!definition) throw unknownEvent(aggregate.name, stream, stored.type, stored.version);
-      const event = await upgrade(definition, decodeMessage(stored.body));
+      const event = await upgrade(definition, decodeMessage(stored.body, NO_LIMITS));
       state = aggregate.evolve(state, event);
       ({ version, position } = stored);
       if (commandId !== undefined && event.causationId === commandId) handled = { version, position };

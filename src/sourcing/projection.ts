@@ -5,7 +5,7 @@
  * @module
  */
 import { type Clock, sleep } from "../core/clock.ts";
-import { decodeMessage } from "../core/codec.ts";
+import { decodeMessage, NO_LIMITS } from "../core/codec.ts";
 import { type AnyEvent, type DataOf, upgrade } from "../core/definition.ts";
 import { MillstreamError } from "../core/errors.ts";
 import type { Recorded } from "../core/message.ts";
@@ -130,7 +130,7 @@ export function startProjection(
 
 async function recorded(projection: Projection, stored: StoredEvent): Promise<Recorded> {
   const { stream, version, position, type, body } = stored;
-  const message = await upgrade(projection.events.get(type)!, decodeMessage(body));
+  const message = await upgrade(projection.events.get(type)!, decodeMessage(body, NO_LIMITS));
   return { ...message, stream, version, position };
 }
 
