@@ -70,9 +70,11 @@ async function runWithLease(
 ): Promise<string> {
   const { keys, key, epoch, leaseMs, ttlMs, clock } = claim;
   const lost = new AbortController();
+  let ended = false;
   let cancel = scheduleRenewal();
 
   function scheduleRenewal(): () => void {
+    if (ended) return () => {};
     return clock.after(leaseMs / 3, () => {
       keys.renew(key, epoch, leaseMs).then(
         (kept) => kept ? void (cancel = scheduleRenewal()) : lost.abort(leaseLost()),
@@ -90,6 +92,7 @@ async function runWithLease(
     await keys.abandon(key, epoch).catch(() => {}); // the lease runs out by itself
     throw failure;
   } finally {
+    ended = true; // also if a renewal is under way
     cancel();
   }
   await keys.complete(key, epoch, result, ttlMs);
