@@ -15,7 +15,7 @@ import type { Encoded } from "./values.ts";
 
 /** What the driver uses of `Pool` of `pg`. */
 export interface PgPool {
-  connect(): Promise<PgClient>;
+  connect(callback: (error: Error | undefined, client: PgClient | undefined) => void): void;
   on(event: "error", listener: (error: Error) => void): unknown;
   /** How many callers wait for a client while none is free. */
   readonly waitingCount?: number;
@@ -77,15 +77,14 @@ export function pgDriver(options: PgOptions): SqlDriver {
 function pgLender(pool: PgPool, clock: Clock): Lender {
   const lent = new Map<Connection, () => void>();
 
+  function lend(client: PgClient): Connection {
+    const { connection, giveBack } = clientConnection(client, (returned) => lent.delete(returned));
+    lent.set(connection, giveBack);
+    return connection;
+  }
+
   return {
-    async acquire(waitMs) {
-      const lease = clientConnection(
-        await checkOut(pool, waitMs, clock),
-        (connection) => lent.delete(connection),
-      );
-      lent.set(lease.connection, lease.giveBack);
-      return lease.connection;
-    },
+    acquire: (waitMs) => checkOut(pool, { waitMs, clock, lend }),
     release: (connection) => lent.get(connection)?.(),
     // The pool lets nobody at its idle clients; it ends them itself after `idleTimeoutMillis`.
     suspect: () => {},
@@ -95,39 +94,48 @@ function pgLender(pool: PgPool, clock: Clock): Lender {
   };
 }
 
-/** Takes a client from the pool. One that comes too late goes back. */
-function checkOut(pool: PgPool, waitMs: number, clock: Clock): Promise<PgClient> {
+/** How {@linkcode checkOut} does it. */
+interface CheckOut {
+  readonly waitMs: number;
+  readonly clock: Clock;
+  lend(client: PgClient): Connection;
+}
+
+/**
+ * Takes a client from the pool. One that comes too late goes back.
+ *
+ * The pool stops listening to a client's errors before it hands it out, and the error may be in the same packet that
+ * made the client ready: whoever attaches a listener only when a promise resolves has missed it, and the process ends.
+ * So this is a callback.
+ */
+function checkOut(pool: PgPool, { waitMs, clock, lend }: CheckOut): Promise<Connection> {
   return new Promise((resolve, reject) => {
     let gaveUp = false;
     const cancel = deadline(clock, waitMs, () => {
       gaveUp = true;
-      reject(
-        pool.waitingCount
-          ? exhausted(`within ${waitMs} ms`)
-          : lost("connect", `no connection within ${waitMs} ms`),
-      );
+      const why = `within ${waitMs} ms`;
+      reject(pool.waitingCount ? exhausted(why) : lost("connect", `no connection ${why}`));
     });
-    const asked = async (): Promise<PgClient> => await pool.connect();
-    asked().then((client) => {
+    pool.connect((error, client) => {
       cancel();
+      if (!client) return reject(notLent(error));
       if (gaveUp) client.release();
-      else resolve(client);
-    }, (error: unknown) => {
-      cancel();
-      // How the pool says that all its clients were busy for `connectionTimeoutMillis`.
-      const busy = error instanceof Error && error.message === "timeout exceeded when trying to connect";
-      reject(busy ? exhausted("in time", error) : failure(error, "connect"));
+      else resolve(lend(client));
     });
   });
+}
+
+/** The pool says by a message only that all its clients were busy for `connectionTimeoutMillis`. */
+function notLent(error: Error | undefined): MillstreamError {
+  if (error?.message === "timeout exceeded when trying to connect") return exhausted("in time", error);
+  return failure(error, "connect");
 }
 
 function exhausted(when: string, cause?: unknown): MillstreamError {
   return new MillstreamError(
     "OVERLOADED",
     `Cannot get a client from the pool: none was free ${when}; nothing was executed`,
-    {
-      cause,
-    },
+    { cause },
   );
 }
 
