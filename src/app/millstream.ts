@@ -7,11 +7,13 @@ import { type RetryPolicy, retryPolicy } from "../core/backoff.ts";
 import { type Clock, systemClock } from "../core/clock.ts";
 import type { MessageLimits } from "../core/codec.ts";
 import type { AnyCommand, AnyEvent, AnyQuery, TopicDefinition } from "../core/definition.ts";
+import { disposer } from "../core/dispose.ts";
 import { isMillstreamError, MillstreamError, toError } from "../core/errors.ts";
-import { type Random, uuidv7Generator } from "../core/ids.ts";
+import { type Random, uuidv5, uuidv7Generator } from "../core/ids.ts";
 import type { EncodedMessage, Message, MessageOptions } from "../core/message.ts";
 import { checkName, checkText } from "../core/names.ts";
 import { type Observer, safeObserver } from "../core/observer.ts";
+import { validate } from "../core/schema.ts";
 import { formatToken, parseToken } from "../core/token.ts";
 import {
   alreadyRegistered,
@@ -30,7 +32,7 @@ import type { DispatchResult } from "../messaging/context.ts";
 import { inherited, messageFactory } from "../messaging/factory.ts";
 import type { Loop } from "../messaging/loop.ts";
 import { startRelay } from "../messaging/relay.ts";
-import { unitOfWork } from "../messaging/unit_of_work.ts";
+import { unitOfWork, type UnitOptions } from "../messaging/unit_of_work.ts";
 import type { Broker, PublishOptions } from "../ports/broker.ts";
 import type { Store } from "../ports/store.ts";
 import type { Saga, SagaUse } from "../sagas/definition.ts";
@@ -154,6 +156,7 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
   function useAggregate(aggregate: Aggregate, { id }: UseAggregateOptions): void {
     for (const definition of aggregate.events.values()) declare(definition);
     for (const definition of aggregate.commands) {
+      if (definition.resultSchema) throw resultOfAggregate(aggregate.name, definition.type);
       commands.register(definition, async (command) => {
         const stream = checkText("stream", streamOf(aggregate, id(command.data)));
         const { version, position } = await handleCommand(
@@ -197,15 +200,24 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
 
   function handle(definition: AnyCommand, handler: CommandHandler<never, unknown>): void {
     commands.register(definition, async (command) => {
-      const outcome = await unitOfWork(store, factory, { inherit: inherited(command) }, async (effects) => {
+      let sent = 0;
+      const inherit = inherited(command);
+      const unit: UnitOptions = { inherit, idFor: (index) => uuidv5(`${command.id}/${index}`) };
+      const outcome = await unitOfWork(store, factory, unit, async (effects) => {
         const context: CommandContext = {
           ...effects,
           idempotencyKey: command.id,
           signal: new AbortController().signal,
           ask,
-          dispatch: (next, nextData, own = {}) => dispatch(next, nextData, { ...inherited(command), ...own }),
+          async dispatch(next, nextData, own = {}) {
+            const id = await uuidv5(`${command.id}/command/${sent++}`);
+            return await dispatch(next, nextData, { ...inherit, id, ...own });
+          },
         };
-        return await handler(command as Message<never>, context);
+        const result = await handler(command as Message<never>, context);
+        // Before the commit: an answer that is wrong leaves nothing behind.
+        if (!definition.resultSchema) return result;
+        return await validate(definition.resultSchema, result, `result of command "${command.type}"`);
       });
       if (outcome.published) committed();
       const base = { id: command.id, result: outcome.value };
@@ -301,10 +313,12 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
 
   async function close(graceMs: number): Promise<void> {
     await starting?.catch(() => {});
-    await Promise.all(consumers.map((consumer) => consumer.stop(graceMs)));
-    await Promise.all(loops.map((loop) => loop.stop()));
-    await broker[Symbol.asyncDispose]();
-    await store[Symbol.asyncDispose]();
+    const parts = disposer(); // closes last-in, first-out, all of them, also if one fails
+    parts.defer(async () => await store[Symbol.asyncDispose]());
+    parts.defer(async () => await broker[Symbol.asyncDispose]());
+    parts.defer(() => allSettled(loops.map((loop) => loop.stop())));
+    parts.defer(() => allSettled(consumers.map((consumer) => consumer.stop(graceMs))));
+    await parts.dispose();
   }
 
   async function health(): Promise<Health> {
@@ -378,7 +392,10 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
       if (closing) {
         throw new MillstreamError("CLOSED", "Cannot start the application again after it was closed");
       }
-      starting ??= start();
+      starting ??= start().catch((failure) => {
+        starting = undefined; // nothing runs yet: the same call may succeed later
+        throw failure;
+      });
       await starting;
       signal?.addEventListener(
         "abort",
@@ -395,4 +412,16 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
     [Symbol.asyncDispose]: () => app.close(),
   };
   return app;
+}
+
+async function allSettled(work: readonly Promise<unknown>[]): Promise<void> {
+  const failed = (await Promise.allSettled(work)).find(({ status }) => status === "rejected");
+  if (failed?.status === "rejected") throw failed.reason;
+}
+
+function resultOfAggregate(name: string, type: string): MillstreamError {
+  return new MillstreamError(
+    "INVALID_ARGUMENT",
+    `Cannot use command "${type}" with aggregate "${name}": it has a result schema, and aggregates answer nothing`,
+  );
 }

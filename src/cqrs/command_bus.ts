@@ -6,7 +6,6 @@
 import { type AnyCommand, upgrade } from "../core/definition.ts";
 import { describe, MillstreamError } from "../core/errors.ts";
 import type { Message } from "../core/message.ts";
-import { validate } from "../core/schema.ts";
 import type { DispatchResult, HandlerContext } from "../messaging/context.ts";
 
 /** Context of a command handler: its effects commit together when it resolves. */
@@ -65,16 +64,7 @@ export function commandBus(): CommandBus {
       const current = command.schemaVersion === definition.version
         ? command
         : await upgrade(definition, command);
-      const outcome = await middlewares.reduceRight((next, wrap) => wrap(next), run)(current);
-      if (!definition.resultSchema) return outcome;
-      return {
-        ...outcome,
-        result: await validate(
-          definition.resultSchema,
-          outcome.result,
-          `result of command "${command.type}"`,
-        ),
-      };
+      return await middlewares.reduceRight((next, wrap) => wrap(next), run)(current);
     },
   };
 }
