@@ -57,7 +57,9 @@ export async function handleCommand<State>(
       const events = await Promise.all(decided.map(async (event, index) => {
         const options: MessageOptions = { ...inherited(command), ...event.options };
         const id = event.options.id ?? await uuidv5(`${command.id}/${stream}/${index}`);
-        return await parts.factory.toAppend(event, { ...options, id, subject: options.subject ?? stream });
+        const subject = options.subject ?? stream;
+        // What a command caused is how it is known again, so its events cannot say otherwise.
+        return await parts.factory.toAppend(event, { ...options, id, subject, causationId: command.id });
       }));
       const [result] = await parts.events.append([{ stream, expected: loaded.version, events }]);
       return result!;
