@@ -90,7 +90,7 @@ async function runWithLease(
     result = await operation(lost.signal);
   } catch (failure) {
     await keys.abandon(key, epoch).catch(() => {}); // the lease runs out by itself
-    throw failure;
+    throw lost.signal.aborted ? lost.signal.reason : failure;
   } finally {
     ended = true; // also if a renewal is under way
     cancel();
