@@ -14,8 +14,11 @@ import type { Store } from "../ports/store.ts";
 export function embeddedStore(clock: Clock): Store {
   let loading: Promise<Store> | undefined;
   let opening: Promise<Broker> | undefined;
-  const store = (): Promise<Store> =>
-    loading ??= import("../memory/store.ts").then((memory) => memory.memoryStore({ clock }));
+  let closed = false;
+  const store = (): Promise<Store> => {
+    if (closed && !loading) return Promise.reject(closedError());
+    return loading ??= import("../memory/store.ts").then((memory) => memory.memoryStore({ clock }));
+  };
   const broker = (): Promise<Broker> => opening ??= store().then((loaded) => loaded.broker());
   const port = <Name extends keyof Store>(name: Name): Store[Name] =>
     later(() => store().then((loaded) => loaded[name] as object)) as Store[Name];
@@ -51,8 +54,15 @@ export function embeddedStore(clock: Clock): Store {
       log: later(() => broker().then(({ log }) => log!)),
       [Symbol.asyncDispose]: async () => await (await opening)?.[Symbol.asyncDispose](),
     }),
-    [Symbol.asyncDispose]: async () => await (await loading)?.[Symbol.asyncDispose](),
+    async [Symbol.asyncDispose]() {
+      closed = true;
+      await (await loading)?.[Symbol.asyncDispose]();
+    },
   };
+}
+
+function closedError(): MillstreamError {
+  return new MillstreamError("CLOSED", 'Cannot use store "memory": it was closed');
 }
 
 /** An object all of whose members are asynchronous methods of the one that `load` resolves to. */
