@@ -1,38 +1,38 @@
-/** The conformance suites, on a schema of its own for each test. */
+/** The conformance suites. Making a schema takes a while on PGlite: all tests of a file have one, one after the other. */
 import { after, test } from "node:test";
 import { brokerConformance } from "../../src/testing/conformance/broker.ts";
 import { eventStoreConformance } from "../../src/testing/conformance/event_store.ts";
 import { storeConformance } from "../../src/testing/conformance/store.ts";
+import type { Broker } from "../../src/ports/broker.ts";
 import type { PostgresStore } from "../../src/postgres/mod.ts";
 import { type StoreOpener, uniqueSchema } from "./postgres_fixture.ts";
 
 /** Runs the suite of the broker port. */
-export async function testBroker(
-  { name, skip, open, restart, drop, end }: StoreOpener,
-): Promise<void> {
-  if (skip) {
-    return void test(
-      `${name}: the conformance suite of the broker`,
-      { skip },
-      () => {},
-    );
-  }
-  after(end);
+export async function testBroker({ name, skip, open, restart, drop, end }: StoreOpener): Promise<void> {
+  if (skip) return void test(`${name}: the conformance suite of the broker`, { skip }, () => {});
+  const schema = uniqueSchema("broker");
+  after(async () => {
+    await drop(schema);
+    await end();
+  });
   await brokerConformance({
     test,
     name,
     async create() {
-      const schema = uniqueSchema("broker");
       const stores: PostgresStore[] = [];
-      async function connect() {
-        const store = await open(schema, { retentionMs: 0 });
+      async function connect(): Promise<Broker> {
+        const store = await open(schema);
         stores.push(store);
         return store.broker();
       }
       return {
         broker: await connect(),
         secondConnection: connect,
-        trim: async () => void await stores[0]?.prune(),
+        async trim() {
+          const store = await open(schema, { retentionMs: 0 });
+          while ((await store.prune()).messages > 0);
+          await store[Symbol.asyncDispose]();
+        },
         ...(restart && {
           async restart() {
             await restart();
@@ -41,7 +41,6 @@ export async function testBroker(
         }),
         async dispose() {
           for (const store of stores) await store[Symbol.asyncDispose]();
-          await drop(schema);
         },
       };
     },
@@ -60,30 +59,41 @@ export async function testStore(
       () => {},
     );
   }
-  after(end);
+  const schema = uniqueSchema("store");
+  after(async () => {
+    await drop(schema);
+    await end();
+  });
   await conformance({
     test,
     name,
     async create() {
-      const schema = uniqueSchema("store");
       const stores: PostgresStore[] = [];
-      async function connect() {
+      async function connect(): Promise<PostgresStore> {
         const store = await open(schema);
         stores.push(store);
         return store;
       }
+      const store = await connect();
+      await empty(store, schema);
       return {
-        store: await connect(),
+        store,
         secondConnection: connect,
         async restart() {
           await restart?.();
           return await connect();
         },
         async dispose() {
-          for (const store of stores) await store[Symbol.asyncDispose]();
-          await drop(schema);
+          for (const opened of stores) await opened[Symbol.asyncDispose]();
         },
       };
     },
   });
+}
+
+/** As after the migrations: what other tests wrote is gone. */
+async function empty({ sql }: PostgresStore, schema: string): Promise<void> {
+  const tables = await sql<{ name: string }>`select format('%I.%I', schemaname, tablename) as name
+    from pg_tables where schemaname = ${schema} and tablename <> 'migrations'`;
+  for (const { name } of tables) await sql`delete from ${sql(name)}`;
 }

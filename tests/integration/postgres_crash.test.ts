@@ -68,7 +68,8 @@ describe("PGlite on disk", () => {
         acknowledged.settle >= 59,
     );
 
-    const store = postgres({ pglite: await openPGlite(folder) });
+    const pglite = await openPGlite(folder);
+    const store = postgres({ pglite });
     await store.start();
     const versions = (await store.events.readStream("stream")).map((
       { version },
@@ -101,5 +102,6 @@ describe("PGlite on disk", () => {
       `${settled} of ${acknowledged.settle} settlements`,
     );
     await store[Symbol.asyncDispose]();
+    await pglite.close();
   });
 });
