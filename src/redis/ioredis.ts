@@ -136,7 +136,9 @@ function openConnection(
       await ready(command, deadline, signal);
       if (disposed) throw closed(command);
     }
-    return exchange(command, args, deadline - clock.monotonic());
+    const leftMs = deadline - clock.monotonic();
+    if (leftMs <= 0) throw notConnected(command, lastError);
+    return exchange(command, args, leftMs);
   }
 
   /** Waits until the connection is made anew. */
@@ -167,23 +169,17 @@ function openConnection(
         client.disconnect(true);
         reject(lostReply(command, `no reply within ${Math.round(timeoutMs)} ms`));
       });
-      const sent = client.sendCommand(new Command(command, [...args], { replyEncoding: "utf8" })) as Promise<
-        RedisReply
-      >;
-      sent.then(
-        (reply) => {
-          cancel();
-          resolve(reply);
-        },
-        (error: Error) => {
-          cancel();
-          reject(
-            error.name === "ReplyError"
-              ? replyError(command, error)
-              : lostReply(command, "the connection broke", error),
-          );
-        },
-      );
+      const request = new Command(command, [...args], { replyEncoding: "utf8" });
+      const onReply = (reply: unknown): void => {
+        cancel();
+        resolve(reply as RedisReply);
+      };
+      const onError = (error: Error): void => {
+        cancel();
+        const refused = error.name === "ReplyError";
+        reject(refused ? replyError(command, error) : lostReply(command, "the connection broke", error));
+      };
+      (client.sendCommand(request) as Promise<unknown>).then(onReply, onError);
     });
   }
 
@@ -198,9 +194,7 @@ function openConnection(
     try {
       return await call("evalsha", [digest, keys.length, ...keys, ...args], options);
     } catch (error) {
-      if (!(error instanceof MillstreamError) || !String(error.details.reply).startsWith("NOSCRIPT")) {
-        throw error;
-      }
+      if (!isNoScript(error)) throw error;
       const timeoutMs = Math.max(1, deadline - clock.monotonic());
       return await call("eval", [script.source, keys.length, ...keys, ...args], { ...options, timeoutMs });
     }
@@ -235,6 +229,10 @@ function openConnection(
 /** The same test as ioredis makes: what passes is written to the socket. */
 function isWritable(client: Redis): boolean {
   return client.status === "ready" && client.stream.writable;
+}
+
+function isNoScript(error: unknown): boolean {
+  return error instanceof MillstreamError && String(error.details.reply).startsWith("NOSCRIPT");
 }
 
 async function remember(digests: Map<RedisScript, string>, script: RedisScript): Promise<string> {

@@ -56,6 +56,7 @@ export function reader(context: ReaderContext): Reader {
   let step: Promise<void> | undefined;
   let taker: Taker | undefined;
   let outOfTouch = false;
+  let strayed = 0;
   let retriesWaiting = false;
   let retriesTurn = false;
   let sweepAt = clock.monotonic();
@@ -161,9 +162,17 @@ export function reader(context: ReaderContext): Reader {
         const found = await sweep(max);
         if (found.length > 0) return found;
       }
-      return await read(max, Math.min(deadline, sweepAt) - clock.monotonic());
+      const found = await read(max, Math.min(deadline, sweepAt) - clock.monotonic());
+      strayed = 0;
+      return found;
     } catch (error) {
       if (!isMissingGroup(error)) throw error;
+      // A group that cannot be found however often it is made must not keep this loop busy.
+      if (++strayed > 3) {
+        throw new MillstreamError("UNAVAILABLE", `Cannot find group "${group}" in "${topic}"`, {
+          cause: error,
+        });
+      }
       await rejoin();
       return [];
     }
@@ -175,20 +184,20 @@ export function reader(context: ReaderContext): Reader {
     if (alone) retriesTurn = !retriesTurn;
     const streams = alone ? [retriesTurn ? keys.retry : keys.log] : [keys.retry, keys.log];
     const count = retriesWaiting ? Math.max(1, Math.floor(max / 2)) : max;
-    const ms = alone ? 0 : Math.min(BLOCK_MS, Math.floor(blockMs));
+    const ms = alone ? 0 : Math.min(BLOCK_MS, Math.ceil(blockMs));
+    const block = ms > 0 ? ["block", ms] : [];
     const args = [
       "group",
       group,
       consumer,
       "count",
       count,
-      ...(ms > 0 ? ["block", ms] : []),
+      ...block,
       "streams",
       ...streams,
+      ...streams.map(() => ">"),
     ];
-    const reply = await connection.call("xreadgroup", [...args, ...streams.map(() => ">")], {
-      timeoutMs: Math.max(0, ms) + graceMs,
-    });
+    const reply = await connection.call("xreadgroup", args, { timeoutMs: Math.max(0, ms) + graceMs });
     const found = (reply ?? []) as ReadonlyArray<readonly [stream: string, entries: readonly RawEntry[]]>;
     if (streams[0] === keys.retry) retriesWaiting = found.some(([stream]) => stream === keys.retry);
     return found.flatMap(([stream, entries]) => {
@@ -199,10 +208,12 @@ export function reader(context: ReaderContext): Reader {
 
   async function sweep(max: number): Promise<readonly Delivery[]> {
     const note = clock.monotonic() >= noteAt;
+    const names = [keys.log, keys.retry, keys.delayed, keys.later, keys.known];
+    const args = [group, consumer, max, leaseMs, logCursor, retryCursor, note ? 1 : 0];
     const [now, wakeMs, logFrom, retryFrom, lost, taken] = await runScript(
       SWEEP,
-      [keys.log, keys.retry, keys.delayed, keys.later, keys.known],
-      [group, consumer, max, leaseMs, logCursor, retryCursor, note ? 1 : 0],
+      names,
+      args,
     ) as unknown as SweepReply;
     if (note) {
       noteAt = clock.monotonic() + NOTE_MS;
@@ -219,11 +230,8 @@ export function reader(context: ReaderContext): Reader {
       places.filter((place) => place.kind === kind).map((place) => place.entryId);
     const logIds = idsIn(0);
     const args = [group, consumer, max, logIds.length, ...logIds, ...idsIn(1)];
-    const [now, lost, taken] = await runScript(
-      RECLAIM,
-      [keys.log, keys.retry],
-      args,
-    ) as unknown as ReclaimReply;
+    const reply = await runScript(RECLAIM, [keys.log, keys.retry], args);
+    const [now, lost, taken] = reply as unknown as ReclaimReply;
     serverTime = now;
     outOfTouch = taken.length >= max;
     return claimed(lost, taken);
@@ -255,12 +263,10 @@ export function reader(context: ReaderContext): Reader {
 
   return {
     take(max, options) {
-      if (closed) {
-        return Promise.reject(
-          new MillstreamError("CLOSED", `Cannot pull from "${topic}": the subscription was closed`),
-        );
-      }
-      return take(max, options);
+      if (!closed) return take(max, options);
+      return Promise.reject(
+        new MillstreamError("CLOSED", `Cannot pull from "${topic}": the subscription was closed`),
+      );
     },
     close,
   };

@@ -27,16 +27,14 @@ export function replyError(command: string, cause: Error): MillstreamError {
     : OVERLOADED.has(kind)
     ? "OVERLOADED"
     : "REJECTED";
-  return new MillstreamError(code, `Cannot run "${command}": Redis replied "${reply.slice(0, 300)}"`, {
-    details: { reply },
-  });
+  const text = `Cannot run "${command}": Redis replied "${reply.slice(0, 300)}"`;
+  return new MillstreamError(code, text, { details: { reply } });
 }
 
 /** The error for a command that was sent and whose reply never came. */
 export function lostReply(command: string, why: string, cause?: Error): MillstreamError {
-  return new MillstreamError("PUBLISH_INDETERMINATE", `Cannot tell whether Redis ran "${command}": ${why}`, {
-    cause,
-  });
+  const text = `Cannot tell whether Redis ran "${command}": ${why}`;
+  return new MillstreamError("PUBLISH_INDETERMINATE", text, { cause });
 }
 
 /** Whether the server does not know the stream or its group (any more). */

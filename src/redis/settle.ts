@@ -82,11 +82,8 @@ export function settler({ member, connection, observe, timeoutMs }: SettlerConte
     if (ledger.isSettled(delivery.token)) return true;
     const head = [group, consumer, ...placeArgs(delivery), Math.floor(failure.at)];
     const tail = [headerOf(delivery), delivery.body, last];
-    const reply = await run(script, names, [...head, 0, ...tail], [
-      ...head,
-      ledger.until(delivery.token),
-      ...tail,
-    ]);
+    const until = ledger.until(delivery.token);
+    const reply = await run(script, names, [...head, 0, ...tail], [...head, until, ...tail]);
     return settleAllBut(reply === 1 ? [] : [0], [delivery]).length === 0;
   }
 
@@ -164,8 +161,6 @@ function headerOf(delivery: Delivery): string {
 
 function parts<T>(items: readonly T[], size: number): ReadonlyArray<readonly T[]> {
   if (items.length <= size) return items.length > 0 ? [items] : [];
-  return Array.from(
-    { length: Math.ceil(items.length / size) },
-    (_, index) => items.slice(index * size, (index + 1) * size),
-  );
+  const count = Math.ceil(items.length / size);
+  return Array.from({ length: count }, (_, index) => items.slice(index * size, (index + 1) * size));
 }

@@ -88,11 +88,8 @@ export async function subscription(seat: Seat, context: SubscriptionContext): Pr
     await Promise.allSettled(underway);
     await incoming.close();
     try {
-      while (
-        await connection.script(LEAVE, [keys.log, keys.retry, keys.known], [group, member.consumer], {
-          timeoutMs,
-        }) === 0
-      );
+      const names = [keys.log, keys.retry, keys.known];
+      while (await connection.script(LEAVE, names, [group, member.consumer], { timeoutMs }) === 0);
     } catch (error) {
       // The lease hands back what this could not.
       observe({ kind: "loop-failed", loop: `redis leave ${topic}/${group}`, error: toError(error) });
@@ -145,17 +142,12 @@ async function join(seat: Seat, context: SubscriptionContext, again: boolean): P
   try {
     // The topic is noted first: a dead letter must never lie in a topic that nobody can find.
     await connection.script(REGISTER, [topicsKey(prefix)], [topic], { timeoutMs });
-    const args = [group, again ? "start" : seat.from];
-    const reply = await connection.script(JOIN, [keys.log, keys.retry, keys.groups, keys.known], args, {
-      timeoutMs,
-    });
+    const names = [keys.log, keys.retry, keys.groups, keys.known];
+    const reply = await connection.script(JOIN, names, [group, again ? "start" : seat.from], { timeoutMs });
     const [madeLog, madeRetry, known] = reply as readonly [number, number, number];
     if ((madeLog === 1 || madeRetry === 1) && (again || known === 1)) {
-      observe({
-        kind: "data-loss-suspected",
-        what: `${topic}/${group}`,
-        detail: "the group vanished and was made again",
-      });
+      const detail = "the group vanished and was made again";
+      observe({ kind: "data-loss-suspected", what: `${topic}/${group}`, detail });
     }
   } catch (error) {
     throw asUnavailable(error);
