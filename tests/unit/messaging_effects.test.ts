@@ -4,7 +4,16 @@ import { sleep } from "../../src/core/clock.ts";
 import { memoryStore } from "../../src/memory/store.ts";
 import type { Delivery } from "../../src/ports/broker.ts";
 import { virtualClock } from "../../src/testing/mod.ts";
-import { gate, patched, Ping, Pong, type SubscriptionPatch, unmarked, world } from "./messaging_fixture.ts";
+import {
+  gate,
+  patched,
+  Ping,
+  Pong,
+  type SubscriptionPatch,
+  unmarked,
+  until,
+  world,
+} from "./messaging_fixture.ts";
 
 test("what a handler publishes is not sent if it throws, and sent once when it succeeds", async () => {
   const { app, clock } = world();
@@ -16,6 +25,7 @@ test("what a handler publishes is not sent if it throws, and sent once when it s
   app.on(Pong, { group: "g" }, ({ id, causationId }) => void pongs.push(`${id} ${causationId}`));
   await app.start();
   const { id } = await app.publish(Ping, { n: 1 });
+  await until(clock, () => pongs.length > 0);
   await clock.advance(5_000);
   assert.equal(pongs.length, 1);
   assert.ok(pongs[0]!.endsWith(` ${id}`));
@@ -23,7 +33,7 @@ test("what a handler publishes is not sent if it throws, and sent once when it s
 });
 
 test("what is appended and published commits together, or not at all", async () => {
-  const { app, clock, store } = world();
+  const { app, clock, store, of } = world();
   app.on(Ping, { group: "g", retry: { attempts: 1 } }, async ({ data }, ctx) => {
     await ctx.append("s-1", [Pong({ n: data.n })]);
     await ctx.publish(Pong, { n: data.n + 10 });
@@ -34,7 +44,7 @@ test("what is appended and published commits together, or not at all", async () 
   app.on(Pong, { group: "g" }, ({ data }) => void seen.push(data.n));
   await app.start();
   for (const n of [1, 2, 3]) await app.publish(Ping, { n });
-  await clock.advance(5_000);
+  await until(clock, () => seen.length === 2 && of("dead-lettered").length === 2);
   const stream = await store.events.readStream("s-1");
   assert.equal(stream.length, 1);
   assert.deepEqual(seen.sort(), [13, 3]);
@@ -57,7 +67,7 @@ test("effects that the handler did not wait for are part of it, and none are pos
   });
   await app.start();
   await app.publish(Ping, { n: 1 });
-  await clock.advance(1_000);
+  await until(clock, () => of("handled").length === 1);
   await afterwards();
   assert.deepEqual([
     (await store.events.readStream("s-1")).length,
@@ -88,7 +98,7 @@ for (const marked of [true, false]) {
     });
     await app.start();
     await app.publish(Ping, { n: 1 });
-    await clock.advance(60_000);
+    await until(clock, () => of("duplicate").length > 0, 500);
     assert.equal((await store.events.readStream("s-1")).length, 1);
     assert.deepEqual([of("handled").length, of("duplicate").length, runs], [1, 1, marked ? 1 : 2]);
     assert.equal((await app.broker.deadLetters.list({}, { limit: 1 })).length, 0);
@@ -116,7 +126,7 @@ test("one message in two hands at the same time has its effects once", async () 
   });
   await app.start();
   await app.publish(Ping, { n: 1 });
-  await clock.advance(1_000);
+  await until(clock, () => of("handled").length + of("duplicate").length === 2);
   assert.equal(running, 2);
   assert.equal((await store.events.readStream("s-1")).length, 1);
   assert.deepEqual([of("handled").length, of("duplicate").length], [1, 1]);
@@ -125,7 +135,7 @@ test("one message in two hands at the same time has its effects once", async () 
 
 test("a handler that timed out and goes on commits nothing: its retry does", async () => {
   // Interleaving: try 1 times out, try 2 succeeds, try 1 wakes up and wants to write.
-  const { app, clock, store } = world();
+  const { app, clock, store, of } = world();
   const zombie = gate();
   const outcomes: string[] = [];
   app.on(Ping, { group: "g", timeoutMs: 100, retry: { baseMs: 1 } }, async (_, ctx) => {
@@ -140,9 +150,9 @@ test("a handler that timed out and goes on commits nothing: its retry does", asy
   });
   await app.start();
   await app.publish(Ping, { n: 1 });
-  await clock.advance(1_000);
+  await until(clock, () => of("handled").length === 1);
   zombie.open();
-  await clock.advance(1_000);
+  await until(clock, () => outcomes.length > 0);
   const lengths = await Promise.all(
     ["zombie", "retry"].map(async (name) => (await store.events.readStream(name)).length),
   );
@@ -153,18 +163,23 @@ test("a handler that timed out and goes on commits nothing: its retry does", asy
 
 test("a handler that timed out before its retry began commits nothing either", async () => {
   // Interleaving: try 1 times out and writes while the message waits for its second try.
-  const { app, clock, store } = world();
+  const { app, clock, store, of } = world();
+  let written = false;
   const zombie = gate();
   app.on(Ping, { group: "g", timeoutMs: 100, retry: { baseMs: 10_000 } }, async (_, ctx) => {
     if (ctx.attempt > 1) return void await ctx.append("retry", [Pong({ n: 2 })]);
     await zombie.passed;
     await ctx.append("zombie", [Pong({ n: 1 })]);
+    written = true;
   });
   await app.start();
   await app.publish(Ping, { n: 1 });
   await clock.advance(200);
+  assert.equal(of("retried").length, 1);
   zombie.open();
-  await clock.advance(60_000);
+  await until(clock, () => written, 0);
+  assert.equal(of("handled").length, 0);
+  await until(clock, () => of("handled").length === 1, 500);
   const lengths = await Promise.all(
     ["zombie", "retry"].map(async (name) => (await store.events.readStream(name)).length),
   );
@@ -180,6 +195,7 @@ test("a lease lost while handling: the signal aborts, the transaction is refused
   const paused = gate();
   const reasons: string[] = [];
   let stuck = true;
+  let written = false;
   let pulls = 0;
   const patch: SubscriptionPatch = (original) => ({
     extend: (held) => stuck ? Promise.resolve([]) : original.extend(held),
@@ -194,7 +210,7 @@ test("a lease lost while handling: the signal aborts, the transaction is refused
   p1.app.on(Ping, { group: "g", leaseMs: 3_000 }, async (_, ctx) => {
     ctx.signal.addEventListener("abort", () => reasons.push(ctx.signal.reason.code));
     await paused.passed;
-    await ctx.append("p1", [Pong({ n: 1 })]);
+    await ctx.append("p1", [Pong({ n: 1 })]).finally(() => written = true);
   });
   p2.app.on(
     Ping,
@@ -205,14 +221,14 @@ test("a lease lost while handling: the signal aborts, the transaction is refused
   await p1.app.start();
   await clock.advance(100);
   await p2.app.start();
-  await clock.advance(5_000);
+  await until(clock, () => p2.of("handled").length > 0, 100);
   assert.deepEqual(p2.of("handled").length, 1);
   stuck = false;
   await clock.advance(2_000);
   assert.deepEqual(reasons, ["LEASE_LOST"]);
   assert.ok(p1.of("lease-lost").length > 0);
   paused.open();
-  await clock.advance(1_000);
+  await until(clock, () => written);
   const lengths = await Promise.all(
     ["p1", "p2"].map(async (name) => (await store.events.readStream(name)).length),
   );

@@ -8,6 +8,7 @@ import { memoryStore } from "../../src/memory/store.ts";
 import type { Broker, Delivery, Subscription } from "../../src/ports/broker.ts";
 import type { Store } from "../../src/ports/store.ts";
 import { type VirtualClock, virtualClock } from "../../src/testing/mod.ts";
+import { eventually } from "../support/wait.ts";
 
 export const Ping = event("ping.sent", v.object({ n: v.number() }));
 export const Keyed = event("ping.keyed", v.object({ n: v.number(), key: v.string() }), {
@@ -75,4 +76,19 @@ export function gate<T = void>(): { readonly passed: Promise<T>; open(value: T):
   let open = (_value: T): void => {};
   const passed = new Promise<T>((resolve) => open = resolve);
   return { passed, open: (value) => open(value) };
+}
+
+/**
+ * Lets virtual time pass until something is so. Real time passes as well: derived ids are hashed outside of promise
+ * jobs, which a virtual clock does not wait for.
+ */
+export async function until(
+  clock: VirtualClock,
+  so: () => boolean | Promise<boolean>,
+  stepMs = 50,
+): Promise<void> {
+  await eventually(async () => {
+    await clock.advance(stepMs);
+    return await so();
+  }, { withinMs: 8_000, everyMs: 1 });
 }

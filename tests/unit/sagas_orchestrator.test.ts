@@ -4,6 +4,7 @@ import * as v from "valibot";
 import { event } from "../../src/core/definition.ts";
 import { refuse } from "../../src/core/errors.ts";
 import { type Saga, saga } from "../../src/sagas/definition.ts";
+import { until } from "./messaging_fixture.ts";
 import { Data, outside, sagaWorld, threeSteps, withSagas } from "./sagas_fixture.ts";
 
 const Happened = event("thing.happened", v.object({ n: v.number() }));
@@ -102,7 +103,8 @@ for (
     });
     await start(broken);
     const { loop } = drive(broken, "p1");
-    await clock.advance(60_000);
+    await until(clock, async () => (await load()).status !== "running", 500);
+    await clock.advance(1_000);
     assert.equal((await load()).status, "compensated");
     assert.deepEqual(world.effects, ["s/a", "s/a/undo"]);
     await loop.stop();
@@ -211,7 +213,7 @@ test("what a step appends and publishes commits with the step, under ids that a 
       }),
   };
   const { loop } = drive(one, "p1", dying);
-  await clock.advance(60_000);
+  await until(clock, async () => (await load()).status === "completed", 500);
   assert.equal((await load()).status, "completed");
   const stream = await store.events.readStream("stream-1");
   assert.deepEqual([stream.length, tried], [1, [stream[0]!.id, stream[0]!.id]]);
@@ -241,7 +243,7 @@ test("a commit whose reply is lost adds nothing twice when the step is looked at
       throw new Error("reply lost after the commit");
     },
   });
-  await clock.advance(60_000);
+  await until(clock, async () => (await load()).status === "completed", 500);
   assert.deepEqual([(await load()).status, runs], ["completed", 1]);
   assert.equal((await store.events.readStream("stream-1")).length, 1);
   await loop.stop();
