@@ -144,10 +144,11 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
   ): void {
     notStarted("a handler");
     consumerOptions(own);
+    checkName("group", group);
     declare(definition);
     const target = {
       topic: definition.topic,
-      group: checkName("group", group),
+      group,
       definition: definition.kind === "event" ? definition : undefined,
     };
     addHandler(members, target, own, handler);
