@@ -150,8 +150,7 @@ function lazySql(outside: Sql, inside: () => Promise<Sql>): Sql {
     if (!isTemplate(first)) return outside(first as string);
     let running: Promise<readonly SqlRow[]> | undefined;
     const query: SqlQuery = {
-      strings: first,
-      values,
+      ...outside(first, ...values), // what makes it a fragment that can stand inside another statement
       then: (resolve, reject) =>
         (running ??= inside().then((sql) => sql(first, ...values))).then(resolve, reject),
     };
