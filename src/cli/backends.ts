@@ -9,6 +9,7 @@ import process from "node:process";
 import type { Broker, Store } from "../../mod.ts";
 import { postgres } from "../postgres/mod.ts";
 import { redis } from "../redis/mod.ts";
+import { lockFolder } from "./lock.ts";
 
 /** Store, broker, and a line that says what they are. */
 export interface Backends {
@@ -36,15 +37,20 @@ export async function backends(): Promise<Backends> {
       close: () => Promise.resolve(),
     };
   }
-  const directory = join(process.env.DATA_DIR ?? ".millstream", "pglite");
-  await mkdir(directory, { recursive: true });
   const { PGlite } = await loadPGlite();
+  const folder = process.env.DATA_DIR || ".millstream";
+  const directory = join(folder, "pglite");
+  await mkdir(directory, { recursive: true });
+  const unlock = await lockFolder(folder);
   const pglite = await PGlite.create(directory);
   return {
     store: postgres({ pglite }),
     broker,
     description: `PGlite in ${directory} and ${carried}`,
-    close: () => pglite.close(),
+    async close() {
+      await pglite.close();
+      await unlock();
+    },
   };
 }
 
