@@ -33,7 +33,7 @@ export async function serve(serving: Serving): Promise<string> {
       { fetch: serving.fetch, port: serving.port, hostname: serving.hostname },
       () => resolve(opened),
     );
-    opened.once("error", reject);
+    opened.once("error", (cause: NodeJS.ErrnoException) => reject(cannotListen(serving, cause)));
   });
   let ending = false;
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
@@ -60,4 +60,11 @@ async function end({ app, ending, close }: Serving, server: ReturnType<typeof li
   clearTimeout(force);
   await app.close({ graceMs: GRACE_MS });
   await close();
+}
+
+function cannotListen({ hostname, port }: Serving, cause: NodeJS.ErrnoException): Error {
+  const why = cause.code === "EADDRINUSE"
+    ? "something else listens there, choose another --port"
+    : cause.message;
+  return new Error(`Cannot listen on ${hostname}:${port}: ${why}`, { cause });
 }
