@@ -35,7 +35,13 @@ export async function runDemo({ port, hostname, feed }: DemoOptions): Promise<vo
   });
   console.log(`Millstream demo on ${address}, with ${description}\n`);
   console.log(instructions(address));
-  if (feed) await showFeed(running, address);
+  if (!feed) return;
+  try {
+    await showFeed(running, address);
+  } catch (error) {
+    if (ending.signal.aborted) return; // told to end in the middle of it
+    console.error(`GitHub webhooks: ${error instanceof Error ? error.message : error}`);
+  }
 }
 
 function instructions(address: string): string {
