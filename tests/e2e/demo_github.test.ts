@@ -16,6 +16,11 @@ describe("GitHub's webhooks through the demo on the embedded default", () => {
     const second = await feed(data);
     assert.match(second.line, EXACTLY_ALL);
     assert.deepEqual(second.activity, first.activity);
+
+    await using third = await startDemo({ data }, []);
+    await third.process.terminate(); // in the middle of sending
+    assert.deepEqual(await third.process.ended, { code: 0, signal: null }, third.process.output());
+    assert.doesNotMatch(third.process.output(), /GitHub webhooks/);
   });
 });
 

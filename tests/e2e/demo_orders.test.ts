@@ -1,15 +1,16 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { eventually, within } from "../support/wait.ts";
-import { type Cli, startDemo, temporaryFolder } from "./support/cli.ts";
+import { type Cli, runCli, START_MS, startDemo, temporaryFolder } from "./support/cli.ts";
 import { follow, request } from "./support/http.ts";
 import { assertProblem, CONFIRMED, order, placeOrder, settledOrder } from "./support/orders.ts";
 
+const data = temporaryFolder();
 let demo: Cli;
 const at = (path: string): string => `${demo.address}${path}`;
 
 before(async () => {
-  demo = await startDemo({ data: temporaryFolder() });
+  demo = await startDemo({ data });
 });
 after(() => demo?.process.kill9());
 
@@ -195,6 +196,17 @@ describe("commands and queries of the demo", () => {
 });
 
 describe("the demo's process", () => {
+  test("keeps its data folder to itself: a second one says so and ends, and changes nothing", async () => {
+    await using second = runCli(["demo", "--port=0", "--no-feed"], { data });
+    assert.equal((await within(START_MS, second.ended)).code, 1, second.output());
+    assert.match(
+      second.output(),
+      /Cannot open \S+: another process uses it; end that one, or name another with DATA_DIR/,
+    );
+    const id = await placeOrder(demo.address);
+    assert.equal((await settledOrder(demo.address, id)).status, "confirmed");
+  });
+
   test("is ready and live, and ends at SIGTERM with 0 although somebody follows a topic", async () => {
     assert.equal((await request(at("/health/live"))).status, 200);
     const ready = await request(at("/health/ready"));
