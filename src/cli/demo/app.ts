@@ -49,7 +49,7 @@ export function demo(
 /** Makes the demo's tables and starts it. */
 export async function startDemo({ app }: Demo): Promise<void> {
   await app.store.start();
-  await createTables(app.store.sql);
+  await app.store.transaction(({ sql }) => createTables(sql));
   await app.start();
 }
 

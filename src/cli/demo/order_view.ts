@@ -57,8 +57,9 @@ export const OrdersByCustomer: QueryDefinition<
   v.object({ customerId: v.string() }),
 );
 
-/** Makes the tables the demo's handlers write to. */
+/** Makes the tables the demo's handlers write to. `if not exists` alone fails where two processes do it at the same time. */
 export async function createTables(sql: Sql): Promise<void> {
+  await sql`select pg_advisory_xact_lock(hashtext('millstream demo'))`;
   await sql`create schema if not exists demo`;
   await sql`create table if not exists demo.orders
     (id text primary key, customer_id text not null, created_at text not null, view text not null)`;
