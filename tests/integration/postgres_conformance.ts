@@ -1,8 +1,8 @@
 /** The conformance suites. Making a schema takes a while on PGlite: all tests of a file have one, one after the other. */
 import { after, test } from "node:test";
 import { brokerConformance } from "../../src/testing/conformance/broker.ts";
-import { eventStoreConformance } from "../../src/testing/conformance/event_store.ts";
-import { storeConformance } from "../../src/testing/conformance/store.ts";
+import type { eventStoreConformance } from "../../src/testing/conformance/event_store.ts";
+import type { storeConformance } from "../../src/testing/conformance/store.ts";
 import type { Broker } from "../../src/ports/broker.ts";
 import type { PostgresStore } from "../../src/postgres/mod.ts";
 import { type StoreOpener, uniqueSchema } from "./postgres_fixture.ts";
