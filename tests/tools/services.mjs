@@ -5,7 +5,14 @@
  * @module
  */
 import { spawn } from "node:child_process";
-import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { createInterface } from "node:readline";
 import { compile } from "./compile.mjs";
@@ -25,7 +32,8 @@ import { findRuntime } from "./runtimes.mjs";
  */
 /**
  * @typedef {object} Container
- * @property {string} image
+ * @property {string} image Another one stands in MILLSTREAM_<NAME>_IMAGE, such as MILLSTREAM_REDIS_IMAGE: from a
+ * registry of one's own, or another version. It has to behave as this one does.
  * @property {number} port
  * @property {string} url With HOST and PORT to be filled in.
  * @property {string} ready A line of its log that says it is up.
@@ -166,9 +174,10 @@ export async function startServices() {
     } else missing.push({ name: service.name, reason: got.reason });
   }
   for (const { service, name, env: variable } of BINARIES) {
-    const { find, apt = "" } = /** @type {Service} */ (SERVICES.find((candidate) =>
-      candidate.name === service
-    ));
+    const { find, apt = "" } =
+      /** @type {Service} */ (SERVICES.find((candidate) =>
+        candidate.name === service
+      ));
     // An address in the environment says: use this. Nothing is installed then, except where all must run.
     let reason = "no binary on this machine";
     if (!find?.(servers) && process.env.REQUIRE_ALL === "1") {
@@ -206,7 +215,9 @@ async function getService(service, servers) {
       if ("url" in got) return got;
       reasons.push(got.reason);
     } catch (error) {
-      reasons.push(String(error instanceof Error ? error.message : error).trim());
+      reasons.push(
+        String(error instanceof Error ? error.message : error).trim(),
+      );
     }
   }
   return { reason: [...new Set(reasons)].join("; ") };
@@ -215,7 +226,9 @@ async function getService(service, servers) {
 /** @param {Service} service */
 function fromEnvironment({ env }) {
   const url = process.env[env];
-  return url ? { url, from: `${env} in the environment` } : { reason: `${env} is not set` };
+  return url
+    ? { url, from: `${env} in the environment` }
+    : { reason: `${env} is not set` };
 }
 
 /** @param {Service} service @param {Servers} servers */
@@ -232,8 +245,12 @@ async function fromBinary({ find, start }, servers) {
 
 /** Containers are held by a process on the newer Node of the tests, which testcontainers needs. */
 /** @param {Service} service */
-async function fromDocker({ container }) {
-  const engine = await run("docker", ["version", "--format", "{{.Server.Version}}"], { limitMs: 15_000 });
+async function fromDocker({ name, container }) {
+  const engine = await run("docker", [
+    "version",
+    "--format",
+    "{{.Server.Version}}",
+  ], { limitMs: 15_000 });
   if (engine.code !== 0 && !process.env.DOCKER_HOST) {
     return { reason: "no Docker engine answers" };
   }
@@ -241,30 +258,43 @@ async function fromDocker({ container }) {
   if (!node) {
     return { reason: "testcontainers needs the Node of tests/node_modules" };
   }
+  const image = process.env[`MILLSTREAM_${name.toUpperCase()}_IMAGE`] ||
+    container.image;
   const holder = spawn(node, [
     `${ROOT}/tests/tools/container.mjs`,
-    JSON.stringify(container),
+    JSON.stringify({ ...container, image }),
   ], {
     stdio: ["pipe", "pipe", "inherit"],
+    detached: true, // Ctrl-C reaches the whole process group: the container is ended after those who use it
   });
-  onEnd(() => endHolder(holder));
+  let ending = false;
+  onEnd(() => {
+    ending = true;
+    return endHolder(holder);
+  });
   for await (const line of createInterface({ input: holder.stdout })) {
     const answer = JSON.parse(line);
-    if (answer.error) return { reason: `Docker: ${answer.error}` };
+    if (answer.error) {
+      return { reason: `Docker, ${image}: ${answer.error.trim()}` };
+    }
     return {
-      url: container.url.replace("HOST", answer.host).replace("PORT", answer.port),
-      from: `Docker, ${container.image}`,
+      url: container.url.replace("HOST", answer.host).replace(
+        "PORT",
+        answer.port,
+      ),
+      from: `Docker, ${image}`,
     };
   }
-  return { reason: "Docker: the container's process ended" };
+  if (ending) await new Promise(() => {}); // the run is being stopped: no other way is tried
+  return { reason: `Docker, ${image}: the container's process ended` };
 }
 
 /** @param {import("node:child_process").ChildProcess} holder */
 function endHolder(holder) {
-  if (holder.exitCode !== null) return;
+  if (holder.exitCode !== null || holder.signalCode !== null) return;
   return new Promise((resolve) => {
     holder.once("exit", resolve);
-    holder.stdin?.end(); // it stops its container and ends
+    holder.stdin?.end(); // it removes its container and ends
     setTimeout(() => holder.kill("SIGKILL"), 15_000).unref();
   });
 }
@@ -306,17 +336,28 @@ async function aptGet(name) {
   if (!updated) {
     const update = await run("apt-get", [...lock, "update", "-q"], { env });
     if (update.code !== 0) {
-      return `apt-get update ended with ${update.code}: ${update.output.trim().slice(-300)}`;
+      return `apt-get update ended with ${update.code}: ${
+        update.output.trim().slice(-300)
+      }`;
     }
     updated = true;
   }
   const undo = refuseToStartServices();
   try {
-    const args = [...lock, "install", "-y", "-q", "--no-install-recommends", name];
+    const args = [
+      ...lock,
+      "install",
+      "-y",
+      "-q",
+      "--no-install-recommends",
+      name,
+    ];
     const { code, output } = await run("apt-get", args, { env });
     return code === 0
       ? undefined
-      : `apt-get install ${name} ended with ${code}: ${output.trim().slice(-300)}`;
+      : `apt-get install ${name} ended with ${code}: ${
+        output.trim().slice(-300)
+      }`;
   } finally {
     undo();
   }

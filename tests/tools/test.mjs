@@ -28,8 +28,9 @@ const HELP = `npm test -- [options] [filter ...]
   --limit=<s>       seconds a test file may take on one runtime. 120 by default
   --list            name the test files and stop
 
-Environment: REDIS_URL, DATABASE_URL use these servers. TESTCONTAINERS=1 prefers Docker. REQUIRE_ALL=1 makes what
-cannot be had a failure.`;
+Environment: REDIS_URL, DATABASE_URL use these servers. TESTCONTAINERS=1 prefers Docker; MILLSTREAM_REDIS_IMAGE and
+MILLSTREAM_POSTGRES_IMAGE name other images for it, TESTCONTAINERS_RYUK_DISABLED=true spares its reaper's image.
+REQUIRE_ALL=1 makes what cannot be had a failure.`;
 
 /**
  * @typedef {object} Entry One line of the result.
@@ -58,7 +59,11 @@ async function main() {
     return 0;
   }
   if (files.length === 0) {
-    throw new Error(`Cannot find a test file whose path contains ${options.filters.join(" or ")}`);
+    throw new Error(
+      `Cannot find a test file whose path contains ${
+        options.filters.join(" or ")
+      }`,
+    );
   }
 
   await installTools();
@@ -68,18 +73,27 @@ async function main() {
   if (!options.skipChecks) {
     tallies.set("checks", tallyChecks(await runChecks()));
   } else await compileOnly();
-  const { env, absent } = await prepareServices(files, options.filters.length > 0);
+  const { env, absent } = await prepareServices(
+    files,
+    options.filters.length > 0,
+  );
 
   const results = await runFiles(runtimes, files, { ...options, env });
   for (const runtime of runtimes) {
     tallies.set(
       runtime.name,
-      tallyFiles(results.filter((result) => result.runtime === runtime), lostTests(results)),
+      tallyFiles(
+        results.filter((result) => result.runtime === runtime),
+        lostTests(results),
+      ),
     );
   }
   tallies.set(
     "machine",
-    tallyMissing([...absent, ...missing.map(({ id, reason }) => ({ name: id, reason }))]),
+    tallyMissing([
+      ...absent,
+      ...missing.map(({ id, reason }) => ({ name: id, reason })),
+    ]),
   );
   return report(tallies, performance.now() - started);
 }
@@ -119,7 +133,9 @@ function readOptions() {
 function positive(option, text) {
   const value = Number(text);
   if (Number.isInteger(value) && value > 0) return value;
-  throw new Error(`Cannot use ${option}=${text}: expected a whole number from 1`);
+  throw new Error(
+    `Cannot use ${option}=${text}: expected a whole number from 1`,
+  );
 }
 
 async function compileOnly() {
@@ -148,7 +164,9 @@ async function prepareServices(files, filtered) {
   if (filtered && files.every((file) => file.startsWith("tests/unit/"))) {
     const scratch = mkdtempSync(`${tmpdir()}/millstream-`);
     chmodSync(scratch, 0o755);
-    onEnd(() => rmSync(scratch, { recursive: true, force: true, maxRetries: 5 }));
+    onEnd(() =>
+      rmSync(scratch, { recursive: true, force: true, maxRetries: 5 })
+    );
     return { env: { ...base, TMPDIR: scratch }, absent: [] };
   }
   const { env, had, missing } = await startServices();
@@ -168,7 +186,9 @@ async function runFiles(runtimes, files, { env, jobs, limitMs }) {
   const notes = new Set();
   const progress = new Progress();
   for (const { name } of runtimes) progress.add(name, files.length);
-  const queue = runtimes.flatMap((runtime) => files.map((file) => ({ runtime, file })));
+  const queue = runtimes.flatMap((runtime) =>
+    files.map((file) => ({ runtime, file }))
+  );
   await Promise.all(Array.from({ length: jobs }, async () => {
     for (let item = queue.shift(); item; item = queue.shift()) {
       const { runtime, file } = item;
@@ -179,7 +199,9 @@ async function runFiles(runtimes, files, { env, jobs, limitMs }) {
         if (!notes.has(line)) progress.print(line.slice(2));
         notes.add(line);
       }
-      const failures = result.cases.filter(({ outcome }) => outcome === "failed");
+      const failures = result.cases.filter(({ outcome }) =>
+        outcome === "failed"
+      );
       progress.end(runtime.name, file, failures.length);
       for (const { name, detail } of failures) {
         progress.print(
@@ -198,7 +220,9 @@ async function runFiles(runtimes, files, { env, jobs, limitMs }) {
 
 /** @param {Entry} entry */
 function failure({ where, name, detail }) {
-  return `${paint("red", "FAILED")} ${where}: ${name}\n${detail.replace(/^/gm, "    ")}`;
+  return `${paint("red", "FAILED")} ${where}: ${name}\n${
+    detail.replace(/^/gm, "    ")
+  }`;
 }
 
 /** @param {import("./check.mjs").CheckResult[]} checks @returns {Tally} */
@@ -263,11 +287,15 @@ function report(tallies, ms) {
   const passed = all.reduce((sum, tally) => sum + tally.passed, 0);
   console.log("");
   if (skipped.length > 0) {
-    console.log(`${paint("yellow", "Skipped")}\n${skippedLines(skipped).join("\n")}\n`);
+    console.log(
+      `${paint("yellow", "Skipped")}\n${skippedLines(skipped).join("\n")}\n`,
+    );
   }
   if (failed.length > 0) {
     console.log(
-      `${paint("red", "Failed")}\n${failed.map(({ where, name }) => `  ${where}: ${name}`).join("\n")}\n`,
+      `${paint("red", "Failed")}\n${
+        failed.map(({ where, name }) => `  ${where}: ${name}`).join("\n")
+      }\n`,
     );
   }
   for (const [name, tally] of tallies) {
@@ -281,7 +309,9 @@ function report(tallies, ms) {
     }
   }
   console.log(`in ${seconds(ms)}\n`);
-  console.log(`${passed} passed, ${failed.length} failed, ${skipped.length} skipped`);
+  console.log(
+    `${passed} passed, ${failed.length} failed, ${skipped.length} skipped`,
+  );
   return failed.length > 0 || passed === 0 ? 1 : 0;
 }
 
@@ -295,7 +325,8 @@ function skippedLines(skipped) {
   /** @type {Map<string, { reason: string, places: string[] }>} */
   const byTest = new Map();
   for (const { where, name, detail } of skipped) {
-    const [, runtime = where, file = ""] = /^(\S+ \S+) (tests\/\S+)$/.exec(where) ?? [];
+    const [, runtime = where, file = ""] =
+      /^(\S+ \S+) (tests\/\S+)$/.exec(where) ?? [];
     const test = file ? `${file}: ${name}` : name;
     const entry = byTest.get(test) ?? { reason: "", places: [] };
     entry.reason ||= detail;
