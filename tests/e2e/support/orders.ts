@@ -47,16 +47,21 @@ export async function placeOrder(address: string, changes: Partial<OrderRequest>
   return answer.body.orderId;
 }
 
-/** Waits until an order is confirmed or cancelled. */
+/** Waits until an order is confirmed or cancelled. If it does not come so far, says how the server is. */
 export async function settledOrder(address: string, id: string, withinMs = 30_000): Promise<OrderView> {
-  return await eventually(async () => {
-    const { status, text, body } = await request(`${address}/orders/${id}`);
-    if (status === 200 && (body.status === "confirmed" || body.status === "cancelled")) {
-      return body as OrderView;
-    }
-    throw new Error(`${id}: ${status} ${text}`);
-  }, { withinMs, everyMs: 50 });
+  try {
+    return await eventually(async () => {
+      const { status, text, body } = await request(`${address}/queries/OrderById?orderId=${id}`);
+      if (status === 200 && FINAL.includes(body?.status)) return body as OrderView;
+      throw new Error(`${id}: ${status} ${text}`);
+    }, { withinMs, everyMs: 50 });
+  } catch (cause) {
+    const health = await request(`${address}/health/ready`).then(({ text }) => text, String);
+    throw new Error(`${cause instanceof Error ? cause.message : cause}\n${health}`, { cause });
+  }
 }
+
+const FINAL = ["confirmed", "cancelled"];
 
 /** Holds an answer against what a problem has to look like. */
 export function assertProblem(answer: Answer, status: number, code: string): void {
