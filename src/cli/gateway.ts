@@ -50,7 +50,7 @@ async function bare(): Promise<Loaded> {
 
 async function load(path: string): Promise<Loaded> {
   const url = pathToFileURL(resolve(process.cwd(), path)).href;
-  const { default: exported } = await import(url) as { default?: unknown };
+  const { default: exported } = await importModule(path, url);
   const app = typeof exported === "function" ? await (exported as () => unknown)() : exported;
   if (!isApplication(app)) {
     throw new Error(
@@ -58,6 +58,20 @@ async function load(path: string): Promise<Loaded> {
     );
   }
   return { app, description: path, close: () => Promise.resolve() };
+}
+
+async function importModule(path: string, url: string): Promise<{ readonly default?: unknown }> {
+  try {
+    return await import(url);
+  } catch (cause) {
+    if ((cause as { code?: unknown }).code !== "ERR_UNKNOWN_FILE_EXTENSION") throw cause;
+    throw new Error(
+      `Cannot read ${path}: Node ${process.versions.node} reads no TypeScript. Use Node 24, Bun or Deno, or compile it`,
+      {
+        cause,
+      },
+    );
+  }
 }
 
 function isApplication(value: unknown): value is Millstream {

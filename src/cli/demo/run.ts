@@ -20,6 +20,7 @@ export interface DemoOptions {
 
 /** Serves the demo until it is told to stop. */
 export async function runDemo({ port, hostname, feed }: DemoOptions): Promise<void> {
+  console.error("Starting; the first time on an empty folder takes a few seconds"); // PGlite makes a database
   const { store, broker, description, close } = await backends();
   const running = demo({ store, broker }, tell);
   await startDemo(running);
