@@ -14,11 +14,8 @@ process.stdin.resume().once("end", end);
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.once(signal, end);
 
 try {
-  const { image, port, ready, times = 1, command, environment = {} } = JSON
-    .parse(process.argv[2] ?? "{}");
-  const { GenericContainer, getContainerRuntimeClient, Wait } = await import(
-    "testcontainers"
-  );
+  const { image, port, ready, times = 1, command, environment = {} } = JSON.parse(process.argv[2] ?? "{}");
+  const { GenericContainer, getContainerRuntimeClient, Wait } = await import("testcontainers");
 
   /** Knows its container before it is up, so that it can be removed while it starts. */
   class HeldContainer extends GenericContainer {
@@ -66,11 +63,7 @@ async function end() {
   try {
     await remove();
   } catch (error) {
-    console.error(
-      `Cannot remove the container: ${
-        error instanceof Error ? error.message : error
-      }`,
-    );
+    console.error(`Cannot remove the container: ${error instanceof Error ? error.message : error}`);
   }
   process.exit(0);
 }

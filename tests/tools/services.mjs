@@ -5,14 +5,7 @@
  * @module
  */
 import { spawn } from "node:child_process";
-import {
-  chmodSync,
-  existsSync,
-  mkdtempSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { createInterface } from "node:readline";
 import { compile } from "./compile.mjs";
@@ -174,10 +167,9 @@ export async function startServices() {
     } else missing.push({ name: service.name, reason: got.reason });
   }
   for (const { service, name, env: variable } of BINARIES) {
-    const { find, apt = "" } =
-      /** @type {Service} */ (SERVICES.find((candidate) =>
-        candidate.name === service
-      ));
+    const { find, apt = "" } = /** @type {Service} */ (SERVICES.find((candidate) =>
+      candidate.name === service
+    ));
     // An address in the environment says: use this. Nothing is installed then, except where all must run.
     let reason = "no binary on this machine";
     if (!find?.(servers) && process.env.REQUIRE_ALL === "1") {
@@ -215,9 +207,7 @@ async function getService(service, servers) {
       if ("url" in got) return got;
       reasons.push(got.reason);
     } catch (error) {
-      reasons.push(
-        String(error instanceof Error ? error.message : error).trim(),
-      );
+      reasons.push(String(error instanceof Error ? error.message : error).trim());
     }
   }
   return { reason: [...new Set(reasons)].join("; ") };
@@ -226,9 +216,7 @@ async function getService(service, servers) {
 /** @param {Service} service */
 function fromEnvironment({ env }) {
   const url = process.env[env];
-  return url
-    ? { url, from: `${env} in the environment` }
-    : { reason: `${env} is not set` };
+  return url ? { url, from: `${env} in the environment` } : { reason: `${env} is not set` };
 }
 
 /** @param {Service} service @param {Servers} servers */
@@ -246,11 +234,7 @@ async function fromBinary({ find, start }, servers) {
 /** Containers are held by a process on the newer Node of the tests, which testcontainers needs. */
 /** @param {Service} service */
 async function fromDocker({ name, container }) {
-  const engine = await run("docker", [
-    "version",
-    "--format",
-    "{{.Server.Version}}",
-  ], { limitMs: 15_000 });
+  const engine = await run("docker", ["version", "--format", "{{.Server.Version}}"], { limitMs: 15_000 });
   if (engine.code !== 0 && !process.env.DOCKER_HOST) {
     return { reason: "no Docker engine answers" };
   }
@@ -258,8 +242,7 @@ async function fromDocker({ name, container }) {
   if (!node) {
     return { reason: "testcontainers needs the Node of tests/node_modules" };
   }
-  const image = process.env[`MILLSTREAM_${name.toUpperCase()}_IMAGE`] ||
-    container.image;
+  const image = process.env[`MILLSTREAM_${name.toUpperCase()}_IMAGE`] || container.image;
   const holder = spawn(node, [
     `${ROOT}/tests/tools/container.mjs`,
     JSON.stringify({ ...container, image }),
@@ -274,14 +257,9 @@ async function fromDocker({ name, container }) {
   });
   for await (const line of createInterface({ input: holder.stdout })) {
     const answer = JSON.parse(line);
-    if (answer.error) {
-      return { reason: `Docker, ${image}: ${answer.error.trim()}` };
-    }
+    if (answer.error) return { reason: `Docker, ${image}: ${answer.error.trim()}` };
     return {
-      url: container.url.replace("HOST", answer.host).replace(
-        "PORT",
-        answer.port,
-      ),
+      url: container.url.replace("HOST", answer.host).replace("PORT", answer.port),
       from: `Docker, ${image}`,
     };
   }
@@ -336,28 +314,17 @@ async function aptGet(name) {
   if (!updated) {
     const update = await run("apt-get", [...lock, "update", "-q"], { env });
     if (update.code !== 0) {
-      return `apt-get update ended with ${update.code}: ${
-        update.output.trim().slice(-300)
-      }`;
+      return `apt-get update ended with ${update.code}: ${update.output.trim().slice(-300)}`;
     }
     updated = true;
   }
   const undo = refuseToStartServices();
   try {
-    const args = [
-      ...lock,
-      "install",
-      "-y",
-      "-q",
-      "--no-install-recommends",
-      name,
-    ];
+    const args = [...lock, "install", "-y", "-q", "--no-install-recommends", name];
     const { code, output } = await run("apt-get", args, { env });
     return code === 0
       ? undefined
-      : `apt-get install ${name} ended with ${code}: ${
-        output.trim().slice(-300)
-      }`;
+      : `apt-get install ${name} ended with ${code}: ${output.trim().slice(-300)}`;
   } finally {
     undo();
   }

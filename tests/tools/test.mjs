@@ -59,11 +59,7 @@ async function main() {
     return 0;
   }
   if (files.length === 0) {
-    throw new Error(
-      `Cannot find a test file whose path contains ${
-        options.filters.join(" or ")
-      }`,
-    );
+    throw new Error(`Cannot find a test file whose path contains ${options.filters.join(" or ")}`);
   }
 
   await installTools();
@@ -73,27 +69,18 @@ async function main() {
   if (!options.skipChecks) {
     tallies.set("checks", tallyChecks(await runChecks()));
   } else await compileOnly();
-  const { env, absent } = await prepareServices(
-    files,
-    options.filters.length > 0,
-  );
+  const { env, absent } = await prepareServices(files, options.filters.length > 0);
 
   const results = await runFiles(runtimes, files, { ...options, env });
   for (const runtime of runtimes) {
     tallies.set(
       runtime.name,
-      tallyFiles(
-        results.filter((result) => result.runtime === runtime),
-        lostTests(results),
-      ),
+      tallyFiles(results.filter((result) => result.runtime === runtime), lostTests(results)),
     );
   }
   tallies.set(
     "machine",
-    tallyMissing([
-      ...absent,
-      ...missing.map(({ id, reason }) => ({ name: id, reason })),
-    ]),
+    tallyMissing([...absent, ...missing.map(({ id, reason }) => ({ name: id, reason }))]),
   );
   return report(tallies, performance.now() - started);
 }
@@ -133,9 +120,7 @@ function readOptions() {
 function positive(option, text) {
   const value = Number(text);
   if (Number.isInteger(value) && value > 0) return value;
-  throw new Error(
-    `Cannot use ${option}=${text}: expected a whole number from 1`,
-  );
+  throw new Error(`Cannot use ${option}=${text}: expected a whole number from 1`);
 }
 
 async function compileOnly() {
@@ -164,9 +149,7 @@ async function prepareServices(files, filtered) {
   if (filtered && files.every((file) => file.startsWith("tests/unit/"))) {
     const scratch = mkdtempSync(`${tmpdir()}/millstream-`);
     chmodSync(scratch, 0o755);
-    onEnd(() =>
-      rmSync(scratch, { recursive: true, force: true, maxRetries: 5 })
-    );
+    onEnd(() => rmSync(scratch, { recursive: true, force: true, maxRetries: 5 }));
     return { env: { ...base, TMPDIR: scratch }, absent: [] };
   }
   const { env, had, missing } = await startServices();
@@ -186,9 +169,7 @@ async function runFiles(runtimes, files, { env, jobs, limitMs }) {
   const notes = new Set();
   const progress = new Progress();
   for (const { name } of runtimes) progress.add(name, files.length);
-  const queue = runtimes.flatMap((runtime) =>
-    files.map((file) => ({ runtime, file }))
-  );
+  const queue = runtimes.flatMap((runtime) => files.map((file) => ({ runtime, file })));
   await Promise.all(Array.from({ length: jobs }, async () => {
     for (let item = queue.shift(); item; item = queue.shift()) {
       const { runtime, file } = item;
@@ -199,9 +180,7 @@ async function runFiles(runtimes, files, { env, jobs, limitMs }) {
         if (!notes.has(line)) progress.print(line.slice(2));
         notes.add(line);
       }
-      const failures = result.cases.filter(({ outcome }) =>
-        outcome === "failed"
-      );
+      const failures = result.cases.filter(({ outcome }) => outcome === "failed");
       progress.end(runtime.name, file, failures.length);
       for (const { name, detail } of failures) {
         progress.print(
@@ -220,9 +199,7 @@ async function runFiles(runtimes, files, { env, jobs, limitMs }) {
 
 /** @param {Entry} entry */
 function failure({ where, name, detail }) {
-  return `${paint("red", "FAILED")} ${where}: ${name}\n${
-    detail.replace(/^/gm, "    ")
-  }`;
+  return `${paint("red", "FAILED")} ${where}: ${name}\n${detail.replace(/^/gm, "    ")}`;
 }
 
 /** @param {import("./check.mjs").CheckResult[]} checks @returns {Tally} */
@@ -287,15 +264,11 @@ function report(tallies, ms) {
   const passed = all.reduce((sum, tally) => sum + tally.passed, 0);
   console.log("");
   if (skipped.length > 0) {
-    console.log(
-      `${paint("yellow", "Skipped")}\n${skippedLines(skipped).join("\n")}\n`,
-    );
+    console.log(`${paint("yellow", "Skipped")}\n${skippedLines(skipped).join("\n")}\n`);
   }
   if (failed.length > 0) {
     console.log(
-      `${paint("red", "Failed")}\n${
-        failed.map(({ where, name }) => `  ${where}: ${name}`).join("\n")
-      }\n`,
+      `${paint("red", "Failed")}\n${failed.map(({ where, name }) => `  ${where}: ${name}`).join("\n")}\n`,
     );
   }
   for (const [name, tally] of tallies) {
@@ -309,9 +282,7 @@ function report(tallies, ms) {
     }
   }
   console.log(`in ${seconds(ms)}\n`);
-  console.log(
-    `${passed} passed, ${failed.length} failed, ${skipped.length} skipped`,
-  );
+  console.log(`${passed} passed, ${failed.length} failed, ${skipped.length} skipped`);
   return failed.length > 0 || passed === 0 ? 1 : 0;
 }
 
@@ -325,8 +296,7 @@ function skippedLines(skipped) {
   /** @type {Map<string, { reason: string, places: string[] }>} */
   const byTest = new Map();
   for (const { where, name, detail } of skipped) {
-    const [, runtime = where, file = ""] =
-      /^(\S+ \S+) (tests\/\S+)$/.exec(where) ?? [];
+    const [, runtime = where, file = ""] = /^(\S+ \S+) (tests\/\S+)$/.exec(where) ?? [];
     const test = file ? `${file}: ${name}` : name;
     const entry = byTest.get(test) ?? { reason: "", places: [] };
     entry.reason ||= detail;
