@@ -48,13 +48,16 @@ function answers(path: string): Promise<boolean> {
       socket.destroy();
       resolve(true);
     });
-    socket.once("error", () => resolve(false));
+    // Any other error, such as a reset, comes from somebody who is there.
+    socket.once("error", ({ code = "" }: NodeJS.ErrnoException) => resolve(!NOBODY.includes(code)));
   });
 }
 
+const NOBODY = ["ENOENT", "ECONNREFUSED", "ENOTSOCK"];
+
 function listen(path: string): Promise<Server> {
   return new Promise((resolve, reject) => {
-    const server = createServer((socket) => socket.destroy());
+    const server = createServer((socket) => socket.end());
     server.once("error", reject);
     server.listen(path, () => resolve(server.unref()));
   });
