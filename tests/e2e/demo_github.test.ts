@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import { type Cli, startDemo, temporaryFolder } from "./support/cli.ts";
+import { type Cli, startDemo, temporaryFolder, toldToEnd } from "./support/cli.ts";
 import { request } from "./support/http.ts";
 
 /** Payloads in `@octokit/webhooks-examples`. */
@@ -18,8 +18,8 @@ describe("GitHub's webhooks through the demo on the embedded default", () => {
     assert.deepEqual(second.activity, first.activity);
 
     await using third = await startDemo({ data }, []);
-    await third.process.terminate(); // in the middle of sending
-    assert.deepEqual(await third.process.ended, { code: 0, signal: null }, third.process.output());
+    const end = await toldToEnd(third); // in the middle of sending
+    assert.deepEqual(end, { code: 0, signal: null }, third.process.output());
     assert.doesNotMatch(third.process.output(), /GitHub webhooks/);
   });
 });
@@ -39,8 +39,7 @@ async function feed(data: string): Promise<Fed> {
   await using demo: Cli = await startDemo({ data }, []);
   const line = await demo.process.line("GitHub webhooks: ", { withinMs: 60_000 });
   const { body } = await request(`${demo.address}/queries/GitHubActivity`);
-  await demo.process.terminate();
-  assert.equal((await demo.process.ended).code, 0, demo.process.output());
+  assert.deepEqual(await toldToEnd(demo), { code: 0, signal: null }, demo.process.output());
   const totals = body.map(({ total }: { total: number }) => total);
   return { line, activity: body, total: totals.reduce((sum: number, total: number) => sum + total, 0) };
 }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { eventually, within } from "../support/wait.ts";
-import { type Cli, runCli, START_MS, startDemo, temporaryFolder } from "./support/cli.ts";
+import { type Cli, runCli, START_MS, startDemo, temporaryFolder, toldToEnd } from "./support/cli.ts";
 import { follow, request } from "./support/http.ts";
 import { assertProblem, CONFIRMED, order, placeOrder, settledOrder } from "./support/orders.ts";
 
@@ -217,8 +217,8 @@ describe("the demo's process", () => {
     const following = follow(at("/topics/order/events?from=start"), (events) => (seen = events.length) > 1e9);
     const ended = assert.rejects(following, /it ended after \d+ events/);
     await eventually(() => seen > 0);
-    await within(8_000, demo.process.terminate(), "still running"); // streams that are only cut off take ten
-    assert.deepEqual(await demo.process.ended, { code: 0, signal: null }, demo.process.output());
+    const end = await within(8_000, toldToEnd(demo), "still running"); // streams that are only cut off take ten
+    assert.deepEqual(end, { code: 0, signal: null }, demo.process.output());
     await ended;
   });
 });

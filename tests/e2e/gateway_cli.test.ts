@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { type Cli, runCli, serving, START_MS } from "./support/cli.ts";
+import { type Cli, runCli, serving, START_MS, toldToEnd } from "./support/cli.ts";
 import { type Answer, request } from "./support/http.ts";
 import { assertProblem } from "./support/orders.ts";
 import { within } from "../support/wait.ts";
@@ -120,8 +120,8 @@ describe("an application on the gateway command", () => {
     assert.equal(greeted.status, 200, greeted.text);
     assert.deepEqual((await request(at("/queries/Greetings"))).body, { count: 2 });
     assert.equal((await request(at("/health/ready"))).status, 200);
-    await within(8_000, gateway.process.terminate(), "still running");
-    assert.deepEqual(await gateway.process.ended, { code: 0, signal: null }, gateway.process.output());
+    const end = await within(8_000, toldToEnd(gateway), "still running");
+    assert.deepEqual(end, { code: 0, signal: null }, gateway.process.output());
   });
 });
 

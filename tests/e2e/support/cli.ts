@@ -60,6 +60,12 @@ export async function serving(started: ScriptProcess, said: string): Promise<Cli
   }
 }
 
+/** Sends SIGTERM and resolves to how it ended, by itself or not. */
+export async function toldToEnd({ process: { pid, ended } }: Cli): ScriptProcess["ended"] {
+  process.kill(pid, "SIGTERM"); // after ChildProcess.kill(), Deno takes every end for one by the signal
+  return await ended;
+}
+
 /** A folder that is gone when the test process is. */
 export function temporaryFolder(): string {
   const folder = mkdtempSync(join(tmpdir(), "demo-"));
