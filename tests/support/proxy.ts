@@ -15,7 +15,13 @@ import { connect, createServer, type Server, type Socket } from "node:net";
  * - `hangUp`: open connections are ended in order (FIN), new ones as soon as they are accepted.
  * - `refuse`: open connections are reset, and nobody listens.
  */
-export type ProxyMode = "pass" | "blackhole" | "dropReplies" | "reset" | "hangUp" | "refuse";
+export type ProxyMode =
+  | "pass"
+  | "blackhole"
+  | "dropReplies"
+  | "reset"
+  | "hangUp"
+  | "refuse";
 
 /** A running proxy. */
 export interface Proxy extends AsyncDisposable {
@@ -56,11 +62,16 @@ interface Link {
 }
 
 /** Starts a proxy in front of the server at `targetPort`. */
-export async function startProxy(targetPort: number, options: ProxyOptions = {}): Promise<Proxy> {
+export async function startProxy(
+  targetPort: number,
+  options: ProxyOptions = {},
+): Promise<Proxy> {
   const { host = "127.0.0.1" } = options;
   let mode: ProxyMode = options.mode ?? "pass";
   let accepted = 0;
-  let trap: { readonly text: string; readonly mode: ProxyMode; sprung(): void } | undefined;
+  let trap:
+    | { readonly text: string; readonly mode: ProxyMode; sprung(): void }
+    | undefined;
   const links = new Set<Link>();
 
   let server = await listen(0);
@@ -79,14 +90,22 @@ export async function startProxy(targetPort: number, options: ProxyOptions = {})
     accepted++;
     if (mode === "reset" || mode === "refuse") return resetSocket(client);
     if (mode === "hangUp") return hangUp(client);
-    const link = join(client, connect(targetPort, host), () => mode, (bytes) => spring(bytes), () => {
-      links.delete(link);
-    });
+    const link = join(
+      client,
+      connect(targetPort, host),
+      () => mode,
+      (bytes) => spring(bytes),
+      () => {
+        links.delete(link);
+      },
+    );
     links.add(link);
   }
 
   function spring(bytes: Uint8Array): void {
-    if (!trap || !new TextDecoder("latin1").decode(bytes).includes(trap.text)) return;
+    if (!trap || !new TextDecoder("latin1").decode(bytes).includes(trap.text)) {
+      return;
+    }
     const { mode: next, sprung } = trap;
     trap = undefined;
     mode = next;
@@ -103,7 +122,10 @@ export async function startProxy(targetPort: number, options: ProxyOptions = {})
 
   async function apply(): Promise<void> {
     for (const link of links) {
-      if (mode === "reset" || mode === "refuse" || (link.broken && mode !== "dropReplies")) link.reset();
+      if (
+        mode === "reset" || mode === "refuse" ||
+        (link.broken && mode !== "dropReplies")
+      ) link.reset();
       else if (mode === "hangUp") link.hangUp();
       else link.flush();
     }
@@ -122,7 +144,8 @@ export async function startProxy(targetPort: number, options: ProxyOptions = {})
       return links.size;
     },
     set,
-    setOn: (text, next) => new Promise((sprung) => trap = { text, mode: next, sprung }),
+    setOn: (text, next) =>
+      new Promise((sprung) => trap = { text, mode: next, sprung }),
     resetAll() {
       for (const link of links) link.reset();
     },
@@ -204,14 +227,14 @@ function hangUp(socket: Socket): void {
   socket.once("end", () => socket.destroy());
 }
 
-/** Not every runtime can reset; it then ends the connection, which clients notice just as much. */
+/** A socket that has said goodbye is destroyed only: to reset it as well keeps Node 20 from ending. */
 function resetSocket(socket: Socket): void {
   socket.on("error", () => {});
-  try {
-    socket.resetAndDestroy();
-  } catch {
-    socket.destroy();
-  }
+  if (
+    socket.destroyed || socket.connecting || socket.writableEnded ||
+    socket.readableEnded
+  ) socket.destroy();
+  else socket.resetAndDestroy();
 }
 
 /** Stops listening. Does not wait for connections. */

@@ -34,12 +34,21 @@ export interface TestDriver {
 /** The drivers that connect to a server. */
 export const DRIVERS: readonly DriverKind[] = [
   { name: "postgres", create: (setup) => onPostgresJs(setup, true) },
-  { name: "postgres without prepared statements", create: (setup) => onPostgresJs(setup, false) },
+  {
+    name: "postgres without prepared statements",
+    create: (setup) => onPostgresJs(setup, false),
+  },
   { name: "pg", create: onPg },
 ];
 
 function onPostgresJs(setup: DriverSetup, prepare: boolean): TestDriver {
-  const { url, connections = 4, timeoutMs, connectTimeoutMs = 2_000, applicationName = "drivers" } = setup;
+  const {
+    url,
+    connections = 4,
+    timeoutMs,
+    connectTimeoutMs = 2_000,
+    applicationName = "drivers",
+  } = setup;
   const driver = postgresJsDriver({
     url,
     prepare,
@@ -57,10 +66,18 @@ interface EndablePool extends PgPool {
 }
 
 // It has no types of its own.
-const { Pool } = (await import("pg" as string)).default as { Pool: new (options: object) => EndablePool };
+const { Pool } = (await import("pg" as string)).default as {
+  Pool: new (options: object) => EndablePool;
+};
 
 function onPg(
-  { url, connections = 4, timeoutMs, connectTimeoutMs = 2_000, applicationName = "drivers" }: DriverSetup,
+  {
+    url,
+    connections = 4,
+    timeoutMs,
+    connectTimeoutMs = 2_000,
+    applicationName = "drivers",
+  }: DriverSetup,
 ): TestDriver {
   const pool = new Pool({
     connectionString: url,
@@ -87,13 +104,18 @@ export function behind(url: string, port: number): string {
 }
 
 /** Host and port of a server. */
-export function addressOf(url: string): { readonly host: string; readonly port: number } {
+export function addressOf(
+  url: string,
+): { readonly host: string; readonly port: number } {
   const { hostname, port } = new URL(url);
   return { host: hostname, port: Number(port || 5432) };
 }
 
 /** What no promise told: a driver must never let an error escape to where nobody can catch it. */
-export function collectStrayErrors(): { readonly errors: unknown[]; stop(): void } {
+export function collectStrayErrors(): {
+  readonly errors: unknown[];
+  stop(): void;
+} {
   const errors: unknown[] = [];
   const note = (error: unknown): void => void errors.push(error);
   process.on("uncaughtException", note);

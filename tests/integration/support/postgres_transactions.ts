@@ -18,7 +18,9 @@ export function transactionTests(name: string, driver: () => SqlDriver): void {
   const table = uniqueName("work");
 
   async function ids(): Promise<unknown[]> {
-    return (await driver().query(`select id from ${table} order by id`)).map((row) => row.id);
+    return (await driver().query(`select id from ${table} order by id`)).map((
+      row,
+    ) => row.id);
   }
   const insert = (session: SqlSession, id: number): Promise<unknown> =>
     session.query(`insert into ${table} (id) values ($1)`, [id]);
@@ -46,7 +48,10 @@ export function transactionTests(name: string, driver: () => SqlDriver): void {
         await insert(session, 1);
         throw thrown;
       });
-      assert.equal(await work.then(() => "committed", (error: unknown) => error), thrown);
+      assert.equal(
+        await work.then(() => "committed", (error: unknown) => error),
+        thrown,
+      );
     }
     assert.deepEqual(await ids(), []);
   });
@@ -66,7 +71,8 @@ export function transactionTests(name: string, driver: () => SqlDriver): void {
     });
     await assert.rejects(work, (error: unknown) => {
       assert.ok(isMillstreamError(error, "REJECTED"), String(error));
-      return error.details.sqlState === "23505" && error.details.constraint === `${table}_pkey`;
+      return error.details.sqlState === "23505" &&
+        error.details.constraint === `${table}_pkey`;
     });
     assert.deepEqual(await ids(), []);
   });
@@ -90,7 +96,8 @@ export function transactionTests(name: string, driver: () => SqlDriver): void {
       await insert(session, 1);
     });
     await assert.rejects(work, (error: unknown) => {
-      return isMillstreamError(error, "REJECTED") && error.details.sqlState === "23505";
+      return isMillstreamError(error, "REJECTED") &&
+        error.details.sqlState === "23505";
     });
     assert.deepEqual(await ids(), []);
   });
@@ -143,13 +150,22 @@ export function transactionTests(name: string, driver: () => SqlDriver): void {
 
   test(`${name}: many transactions at once all count`, async () => {
     await driver().query(`insert into ${table} (id) values (1)`);
-    const increments = Array.from({ length: 50 }, () =>
-      driver().transaction(async (session) => {
-        const [row] = await session.query<{ n: number }>(`select n from ${table} where id = 1 for update`);
-        await session.query(`update ${table} set n = $1 where id = 1`, [row!.n + 1]);
-      }));
+    const increments = Array.from(
+      { length: 50 },
+      () =>
+        driver().transaction(async (session) => {
+          const [row] = await session.query<{ n: number }>(
+            `select n from ${table} where id = 1 for update`,
+          );
+          await session.query(`update ${table} set n = $1 where id = 1`, [
+            row!.n + 1,
+          ]);
+        }),
+    );
     await Promise.all(increments);
-    assert.deepEqual(await driver().query(`select n from ${table}`), [{ n: 50 }]);
+    assert.deepEqual(await driver().query(`select n from ${table}`), [{
+      n: 50,
+    }]);
     await driver().query(`delete from ${table}`);
   });
 }
