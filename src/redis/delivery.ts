@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { EncodedMessage } from "../core/message.ts";
 import type { Delivery } from "../ports/broker.ts";
 import { decodeMessageFields, decodeState, STATE } from "./entry.ts";
 import type { GroupKeys } from "./keys.ts";
@@ -46,25 +47,25 @@ export interface Ledger {
   expire(time: number): void;
 }
 
-/** Settled deliveries remembered at most, so that a second settlement is known for what it is. */
+/** Settled deliveries remembered at most, unless more than that are held. */
 const SETTLED_KEPT = 1_000;
 const SETTLED = -1;
 
-/** An empty {@linkcode Ledger}. One map for all: this runs for every message. */
+/** An empty {@linkcode Ledger}. One map for all, written twice for every message: this is the hottest path there is. */
 export function ledger(): Ledger {
-  const entries = new Map<string, number>();
+  let entries = new Map<string, number>();
   let settled = 0;
 
   function settle(token: string): void {
     entries.set(token, SETTLED);
-    if (++settled > SETTLED_KEPT) forgetSettled();
+    // Not before as many are settled as are held: then each pays for one more look at most.
+    if (++settled > SETTLED_KEPT && settled > entries.size / 2) keep((until) => until !== SETTLED);
   }
 
-  function forgetSettled(): void {
+  function keep(wanted: (until: number) => boolean): void {
+    entries = new Map([...entries].filter(([, until]) => wanted(until)));
     settled = 0;
-    for (const [token, until] of entries) {
-      if (until === SETTLED) entries.delete(token);
-    }
+    for (const until of entries.values()) if (until === SETTLED) settled++;
   }
 
   return {
@@ -74,30 +75,36 @@ export function ledger(): Ledger {
     isSettled: (token) => entries.get(token) === SETTLED,
     lose: (token) => void entries.delete(token),
     held: () => [...entries].filter(([, until]) => until !== SETTLED).map(([token]) => token),
-    expire(time) {
-      for (const [token, until] of entries) {
-        if (until !== SETTLED && until < time) entries.delete(token);
-      }
-    },
+    expire: (time) => keep((until) => until === SETTLED || until >= time),
   };
 }
 
 /** An entry of a stream as XREADGROUP returns it. */
 export type RawEntry = readonly [entryId: string, fields: readonly string[]];
 
-/** The delivery of an entry. Its token says where it stands. */
+/** The delivery of an entry that was handed out `count` times. Its token says where it stands. */
 export function toDelivery(
   member: Membership,
   kind: StreamKind,
   [entryId, fields]: RawEntry,
   count: number,
 ): Delivery {
-  const again = kind === 1 && fields[0] === STATE;
-  const { id, type, key, body } = decodeMessageFields(entryId, again ? fields.slice(2) : fields);
-  const { topic, group } = member;
-  const attempt = again ? decodeState(fields[1]).attempt : 1;
-  const redelivered = again || count > 1;
-  const token = `${kind}:${entryId}:${count}`;
+  if (kind === 1 && fields[0] === STATE) {
+    const { attempt } = decodeState(fields[1]);
+    const token = `${kind}:${entryId}:${count}`;
+    return delivery(member, decodeMessageFields(entryId, fields.slice(2)), attempt, true, token);
+  }
+  const token = kind === 0 && count === 1 ? `0:${entryId}:1` : `${kind}:${entryId}:${count}`;
+  return delivery(member, decodeMessageFields(entryId, fields), 1, count > 1, token);
+}
+
+function delivery(
+  { topic, group }: Membership,
+  { id, type, key, body }: EncodedMessage,
+  attempt: number,
+  redelivered: boolean,
+  token: string,
+): Delivery {
   // Written out twice: spreading one object into another costs more than everything else here.
   if (key === undefined) return { id, type, body, topic, group, attempt, redelivered, token };
   return { id, type, key, body, topic, group, attempt, redelivered, token };

@@ -200,10 +200,12 @@ export function reader(context: ReaderContext): Reader {
     const reply = await connection.call("xreadgroup", args, { timeoutMs: Math.max(0, ms) + graceMs });
     const found = (reply ?? []) as ReadonlyArray<readonly [stream: string, entries: readonly RawEntry[]]>;
     if (streams[0] === keys.retry) retriesWaiting = found.some(([stream]) => stream === keys.retry);
-    return found.flatMap(([stream, entries]) => {
+    const deliveries: Delivery[] = [];
+    for (const [stream, entries] of found) {
       const kind: StreamKind = stream === keys.retry ? 1 : 0;
-      return entries.map((entry) => toDelivery(member, kind, entry, 1));
-    });
+      for (const entry of entries) deliveries.push(toDelivery(member, kind, entry, 1));
+    }
+    return deliveries;
   }
 
   async function sweep(max: number): Promise<readonly Delivery[]> {

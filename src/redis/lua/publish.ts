@@ -6,48 +6,48 @@
 import type { RedisScript } from "../../ports/redis.ts";
 
 /**
- * Defines `fresh(first)`: the places in ARGV, from `first` on, of the headers whose id was not published within the
- * window, and notes those ids. Ids are kept in two sets of bounded size: the current one becomes the older one when it
- * is as old as the window or full, so each id is known for at least the window or for the last `ARGV[2]` ids, whichever
- * is shorter. All ids are looked up and noted by one command each: a command per id costs half as much again.
+ * Defines `each(first, add)`: calls `add(n, header, body)` for each message in ARGV, from place `first` on, whose id was
+ * not published within the window, `n` counting from 1; and notes those ids. Returns how many there were. Ids are kept
+ * in two sets of bounded size: the current one becomes the older one when it is as old as the window or full, so each
+ * id is known for at least the window or for the last `ARGV[2]` ids, whichever is shorter. All ids are looked up by one
+ * command and noted by another: a command per id costs half as much again.
  *
  * KEYS[2] current ids, KEYS[3] older ids, ARGV[1] window in ms (0: no deduplication), ARGV[2] ids per set.
  */
 const DEDUPLICATE = `
 local call, argv, current, older = redis.call, ARGV, KEYS[2], KEYS[3]
-local window = tonumber(argv[1])
-local function fresh(first)
-  local places, ids, count = {}, {}, 0
+local sub, find = string.sub, string.find
+local function each(first, add)
+  local window, ids, count = tonumber(argv[1]), {}, 0
+  local known, seen
+  if window > 0 then
+    for i = first, #argv, 2 do
+      count = count + 1
+      ids[count] = sub(argv[i], 1, find(argv[i], '\t', 1, true) - 1)
+    end
+    local age = call('PTTL', current)
+    if age ~= -2 and (age <= window + 60000 or call('SCARD', current) >= tonumber(argv[2])) then
+      call('UNLINK', older)
+      call('RENAME', current, older)
+      age = -2
+    end
+    known = call('SMISMEMBER', current, unpack(ids))
+    if call('EXISTS', older) == 1 then
+      for i, member in ipairs(call('SMISMEMBER', older, unpack(ids))) do known[i] = known[i] + member end
+    end
+    if call('SADD', current, unpack(ids)) < count then seen = {} end
+    if age == -2 then call('PEXPIRE', current, 2 * window + 60000) end
+  end
+  local n = 0
   for i = first, #argv, 2 do
-    count = count + 1
-    places[count] = i
-    ids[count] = string.sub(argv[i], 1, string.find(argv[i], '\t', 1, true) - 1)
-  end
-  if window == 0 then return places end
-  local age = call('PTTL', current)
-  if age ~= -2 and (age <= window + 60000 or call('SCARD', current) >= tonumber(argv[2])) then
-    call('UNLINK', older)
-    call('RENAME', current, older)
-    age = -2
-  end
-  local known = call('SMISMEMBER', current, unpack(ids))
-  if call('EXISTS', older) == 1 then
-    for i, member in ipairs(call('SMISMEMBER', older, unpack(ids))) do known[i] = known[i] + member end
-  end
-  local repeated = call('SADD', current, unpack(ids)) < count
-  if age == -2 then call('PEXPIRE', current, 2 * window + 60000) end
-  for i = 1, count do
-    if known[i] > 0 then repeated = true end
-  end
-  if not repeated then return places end
-  local new, seen = {}, {}
-  for i = 1, count do
-    if known[i] == 0 and not seen[ids[i]] then
-      seen[ids[i]] = true
-      new[#new + 1] = places[i]
+    local place = (i - first) / 2 + 1
+    if not known or (known[place] == 0 and not (seen and seen[ids[place]])) then
+      if seen then seen[ids[place]] = true end
+      n = n + 1
+      add(n, argv[i], argv[i + 1])
     end
   end
-  return new
+  return n
 end`;
 
 /**
@@ -61,9 +61,7 @@ export const PUBLISH: RedisScript = {
   source: `${DEDUPLICATE}
 local log = KEYS[1]
 call('XLEN', log)
-local places = fresh(3)
-for _, i in ipairs(places) do call('XADD', log, '*', argv[i], argv[i + 1]) end
-return #places`,
+return each(3, function(_, header, body) call('XADD', log, '*', header, body) end)`,
 };
 
 /**
@@ -78,12 +76,10 @@ export const PUBLISH_LATER: RedisScript = {
 call('ZCARD', KEYS[1])
 local time = call('TIME')
 local due = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(argv[3])
-local places = fresh(4)
-for n, i in ipairs(places) do
+return each(4, function(n, header, body)
   local score = string.format('%.4f', due + n / 4096)
-  call('ZADD', KEYS[1], score, cmsgpack.pack({ score, argv[i], argv[i + 1] }))
-end
-return #places`,
+  call('ZADD', KEYS[1], score, cmsgpack.pack({ score, header, body }))
+end)`,
 };
 
 /**
