@@ -131,14 +131,14 @@ for (const kind of DRIVERS) {
         timeoutMs: 1_500,
         connectTimeoutMs: TIMEOUT_MS,
       });
-      void proxy.setOn("a value", "dropReplies");
+      void proxy.setOn("precious", "dropReplies");
       const single = patient.driver.query(`insert into ${table} values ($1)`, [
-        "a value",
+        "precious",
       ]);
       await assert.rejects(timely(single, 4), code("COMMIT_INDETERMINATE"));
       await proxy.set("pass");
       await recovers(driver);
-      assert.deepEqual(await ids(), ["a value"]);
+      assert.deepEqual(await ids(), ["precious"]);
       await patient.close();
       await clean();
     });
