@@ -13,3 +13,11 @@ export { redis } from "./broker.ts";
 export type { RedisCommonOptions, RedisOptions, RedisOwnDriver, RedisUrl } from "./broker.ts";
 export { ioredisDriver } from "./ioredis.ts";
 export type { IoredisOptions } from "./ioredis.ts";
+export type {
+  RedisArgument,
+  RedisCallOptions,
+  RedisConnection,
+  RedisDriver,
+  RedisReply,
+  RedisScript,
+} from "../ports/redis.ts";

@@ -151,9 +151,8 @@ export function publisher(context: PublisherContext): DrainingPublisher {
     if (left <= 0) return outOfTime(topic);
     const { log, ids, olderIds } = topicKeys(prefix, topic);
     try {
-      await connection.script(PUBLISH, [log, ids, olderIds], [dedupWindowMs, IDS_PER_SET, ...args], {
-        timeoutMs: left,
-      });
+      const names = [log, ids, olderIds];
+      await connection.script(PUBLISH, names, [dedupWindowMs, IDS_PER_SET, ...args], { timeoutMs: left });
       return undefined;
     } catch (error) {
       return named(topic, error);

@@ -31,11 +31,15 @@ local function each(first, add)
       call('RENAME', current, older)
       age = -2
     end
-    known = call('SMISMEMBER', current, unpack(ids))
-    if call('EXISTS', older) == 1 then
-      for i, member in ipairs(call('SMISMEMBER', older, unpack(ids))) do known[i] = known[i] + member end
+    if count == 1 then
+      known = { call('SISMEMBER', older, ids[1]) + 1 - call('SADD', current, ids[1]) }
+    else
+      known = call('SMISMEMBER', current, unpack(ids))
+      if call('EXISTS', older) == 1 then
+        for i, member in ipairs(call('SMISMEMBER', older, unpack(ids))) do known[i] = known[i] + member end
+      end
+      if call('SADD', current, unpack(ids)) < count then seen = {} end
     end
-    if call('SADD', current, unpack(ids)) < count then seen = {} end
     if age == -2 then call('PEXPIRE', current, 2 * window + 60000) end
   end
   local n = 0
