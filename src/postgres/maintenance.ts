@@ -46,7 +46,7 @@ export function maintenance(
   clock: Clock,
   retention: Retention,
 ): Maintenance {
-  let next = clock.monotonic() + INTERVAL_MS * Math.random();
+  let next = clock.monotonic() + INTERVAL_MS * (0.5 + Math.random() / 2);
   let running: Promise<unknown> | undefined;
   let stopped = false;
   let messagesAfter = "0";

@@ -94,7 +94,7 @@ export const pruneOutboxSql = (schema: string): string =>
   select pos, sent_at from ${schema}.outbox order by pos limit $2::int
 ), gone as (
   delete from ${schema}.outbox o using oldest
-  where o.pos = oldest.pos and oldest.sent_at < clock_timestamp() - $1::float8 * interval '1 millisecond'
+  where o.pos = oldest.pos and oldest.sent_at <= clock_timestamp() - $1::float8 * interval '1 millisecond'
   returning 1
 )
 select count(*)::int as deleted from gone`;
