@@ -23,13 +23,16 @@ export type SqlValue =
 export interface SqlSession {
   /**
    * Runs one statement with `$1, $2, ...` placeholders. Results are typed the same on every driver: `int2`, `int4`,
-   * `float8` as number, `int8` and `numeric` as **string**, `bool` as boolean, `timestamptz` as `Date`, `json(b)` parsed,
-   * `bytea` as `Uint8Array`, everything else as string; arrays accordingly.
+   * `float4`, `float8` as number, `int8` and `numeric` as **string**, `bool` as boolean, `timestamptz` as `Date` (cut to
+   * milliseconds), `json(b)` parsed, `bytea` as `Uint8Array`, everything else as string; arrays of built-in types
+   * accordingly. Values are sent without a type: where the statement does not tell it, write a cast (`$1::int`).
    *
    * It settles within the driver's deadline, also on a half-open connection.
    *
-   * @throws `UNAVAILABLE`, `OVERLOADED`, `DEADLINE_EXCEEDED`, `COMMIT_INDETERMINATE` (a single statement whose reply was
-   * lost), `CONCURRENCY_CONFLICT` (40001, 40P01) or `REJECTED` with `details.sqlState`.
+   * @throws `UNAVAILABLE`, `OVERLOADED` (no connection was free in time, or the server lacks resources),
+   * `DEADLINE_EXCEEDED` (inside a transaction, which is rolled back; or stopped by the server), `COMMIT_INDETERMINATE` (a
+   * single statement whose reply was lost or did not come in time), `CONCURRENCY_CONFLICT` (40001, 40P01), `REJECTED` with
+   * `details.sqlState`, `INVALID_ARGUMENT` for a value that SQL has no place for, or `CLOSED`.
    */
   query<Row extends SqlRow = SqlRow>(text: string, values?: readonly SqlValue[]): Promise<readonly Row[]>;
 }

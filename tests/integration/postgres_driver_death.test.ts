@@ -4,12 +4,7 @@ import { isMillstreamError } from "../../src/core/errors.ts";
 import type { SqlDriver, SqlSession } from "../../src/ports/sql.ts";
 import { service } from "../support/require.ts";
 import { eventually, pause, within } from "../support/wait.ts";
-import {
-  collectStrayErrors,
-  DRIVERS,
-  type TestDriver,
-  uniqueName,
-} from "./support/postgres_drivers.ts";
+import { collectStrayErrors, DRIVERS, type TestDriver, uniqueName } from "./support/postgres_drivers.ts";
 import { code } from "./support/postgres_transactions.ts";
 
 const postgres = service("postgres");
@@ -117,9 +112,7 @@ for (const kind of DRIVERS) {
         await session.query("select pg_sleep(30)");
       };
       let pid = 0;
-      const work = driver.transaction((session) =>
-        sleeping(session, (found) => pid = found)
-      );
+      const work = driver.transaction((session) => sleeping(session, (found) => pid = found));
       await eventually(() => pid > 0);
       const inTransaction = assert.rejects(
         within(PATIENCE_MS, work),
@@ -138,9 +131,7 @@ for (const kind of DRIVERS) {
       const running =
         `select pid from pg_stat_activity where query like 'select pg_sleep(30) /* ${applicationName}%'`;
       await kill(
-        await eventually(async () =>
-          (await admin.driver.query<{ pid: number }>(running))[0]?.pid ?? false
-        ),
+        await eventually(async () => (await admin.driver.query<{ pid: number }>(running))[0]?.pid ?? false),
       );
       await alone;
       assert.deepEqual(await driver.query("select 1 as n"), [{ n: 1 }]);
@@ -203,9 +194,7 @@ for (const kind of DRIVERS) {
         const pid = await pidOf(session);
         const all = Promise.allSettled([
           session.query("select pg_sleep(30)"),
-          ...[1, 2, 3].map((n) =>
-            session.query(`insert into ${table} values ('A ${n}')`)
-          ),
+          ...[1, 2, 3].map((n) => session.query(`insert into ${table} values ('A ${n}')`)),
         ]);
         await kill(pid);
         const outcomes = await all;
@@ -223,9 +212,7 @@ for (const kind of DRIVERS) {
       const ledger = openLedger();
       let stopped = false;
       const workers = [
-        ...[0, 1, 2, 3, 4, 5].map((worker) =>
-          repeat(() => doubleEntry(driver, ledger, worker))
-        ),
+        ...[0, 1, 2, 3, 4, 5].map((worker) => repeat(() => doubleEntry(driver, ledger, worker))),
         ...[0, 1].map(() => repeat(() => single(driver, ledger))),
       ];
 
@@ -256,6 +243,11 @@ for (const kind of DRIVERS) {
           await driver.query("select 1");
           await driver.transaction((session) => session.query("select 1"));
         }
+      });
+      const connected = "select count(*)::int as n from pg_stat_activity where application_name = $1";
+      await eventually(async () => {
+        const [row] = await admin.driver.query<{ n: number }>(connected, [applicationName]);
+        return row!.n <= 8;
       });
       await within(PATIENCE_MS, close());
       assert.deepEqual(stray.errors, []);

@@ -48,12 +48,13 @@ export interface PostgresJsOptions extends DriverLimits {
 export function postgresJsDriver(options: PostgresJsOptions): SqlDriver {
   const { url, max = 8, transactions = 4, clock = systemClock } = options;
   const { timeoutMs = 15_000, scriptTimeoutMs = 120_000, connectTimeoutMs = 5_000 } = options;
-  checkUrl(url);
   checkRange("max", max, 1, 1_000, true);
   checkRange("transactions", transactions, 1, 1_000, true);
   checkRange("timeoutMs", timeoutMs, 1, 3_600_000);
   checkRange("scriptTimeoutMs", scriptTimeoutMs, 1, 86_400_000);
   checkRange("connectTimeoutMs", connectTimeoutMs, 1, 600_000);
+
+  checkUrl(url, () => createClient(options, connectTimeoutMs, () => {}));
 
   const open = (): Promise<Connection> => connect(options, connectTimeoutMs, clock);
   return lendingDriver({
@@ -185,8 +186,14 @@ function copyUnsupported(): MillstreamError {
   );
 }
 
-function checkUrl(url: string): void {
-  if (typeof url === "string" && /^postgres(ql)?:\/\//.test(url)) return;
+/** Its own error would repeat the URL, and the password in it. */
+function checkUrl(url: string, use: () => unknown): void {
+  try {
+    // A client opens no connection before its first statement.
+    if (/^postgres(ql)?:\/\//.test(url) && use()) return;
+  } catch {
+    // Reported below.
+  }
   throw new MillstreamError(
     "INVALID_ARGUMENT",
     `Cannot use option "url": expected postgres://user:password@host:port/database, got something else`,
