@@ -17,7 +17,9 @@ describe("the demo on the embedded default, killed while orders and messages com
     const acknowledged: Acknowledged = { orders: [], messages: [] };
     for (let round = 0; round < ROUNDS; round++) {
       await using demo = await startDemo({ data });
-      await killWhilePosting(demo, acknowledged, `r${round}`, random() * 500);
+      // The first is killed in the middle of a saga, the others while they take over what it left.
+      const busy = round === 0 ? () => halfWay(demo, acknowledged.orders) : () => pause(random() * 500);
+      await killWhilePosting(demo, acknowledged, { prefix: `r${round}`, busy });
     }
     assert.ok(acknowledged.orders.length >= ROUNDS, `${acknowledged.orders.length} orders`);
     assert.ok(acknowledged.messages.length >= ROUNDS, `${acknowledged.messages.length} messages`);
@@ -42,29 +44,36 @@ describe("the demo on the embedded default, killed while orders and messages com
   });
 });
 
-/** Lets it take some, waits a random while, and kills it in the middle of the next. */
-async function killWhilePosting(
-  demo: Cli,
-  acknowledged: Acknowledged,
-  prefix: string,
-  afterMs: number,
-): Promise<void> {
+interface Kill {
+  readonly prefix: string;
+  /** Waits for the moment of death. */
+  readonly busy: () => Promise<void>;
+}
+
+/** Lets it take some, waits for the moment, and kills it in the middle of the next. */
+async function killWhilePosting(demo: Cli, acknowledged: Acknowledged, kill: Kill): Promise<void> {
+  const { prefix, busy } = kill;
   const stop = new AbortController();
-  const before = { orders: acknowledged.orders.length, messages: acknowledged.messages.length };
-  const posting = postUntil(demo.address, acknowledged, { prefix, clients: [2, 2], signal: stop.signal });
+  const { orders, messages } = acknowledged;
+  const before = [orders.length, messages.length] as const;
+  const posting = postUntil(demo.address, acknowledged, { prefix, clients: [4, 8], signal: stop.signal });
   try {
-    await Promise.race([
-      posting, // rejects if a request fails before its time
-      eventually(() =>
-        acknowledged.orders.length > before.orders && acknowledged.messages.length > before.messages
-      ),
-    ]);
-    await pause(afterMs); // the moment of death is what is random here
+    const taken = eventually(() => orders.length > before[0] && messages.length > before[1]);
+    await Promise.race([taken, posting]); // which rejects if a request fails before its time
+    await busy();
   } finally {
     stop.abort();
     await demo.process.kill9();
     await posting;
   }
+}
+
+/** Waits until the newest order has been through the first steps of its saga, and not the last. */
+async function halfWay({ address }: Cli, orders: readonly string[]): Promise<void> {
+  await eventually(async () => {
+    const { body } = await request(`${address}/queries/OrderById?orderId=${orders.at(-1)}`);
+    return body?.status === "pending" && body.history.length > 1;
+  }, { withinMs: 30_000, everyMs: 5 });
 }
 
 async function assertOrdersComplete({ address }: Cli, ids: readonly string[]): Promise<void> {

@@ -4,12 +4,7 @@ import type { SqlDriver } from "../../src/ports/sql.ts";
 import { type Proxy, startProxy } from "../support/proxy.ts";
 import { service } from "../support/require.ts";
 import { eventually } from "../support/wait.ts";
-import {
-  failsInTime,
-  recovers,
-  timely,
-  TIMEOUT_MS,
-} from "./support/postgres_deadlines.ts";
+import { failsInTime, recovers, timely, TIMEOUT_MS } from "./support/postgres_deadlines.ts";
 import {
   addressOf,
   behind,
@@ -106,9 +101,7 @@ for (const kind of DRIVERS) {
         void proxy.setOn("commit", "dropReplies");
       });
       await assert.rejects(timely(work, 2), code("COMMIT_INDETERMINATE"));
-      await eventually(async () =>
-        assert.deepEqual(await ids(), ["committed"])
-      );
+      await eventually(async () => assert.deepEqual(await ids(), ["committed"]));
       await clean();
     });
 

@@ -2,12 +2,7 @@ import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { service } from "../support/require.ts";
 import { type PrivateServer, startPostgres } from "../support/servers.ts";
-import {
-  failsInTime,
-  recovers,
-  timely,
-  TIMEOUT_MS,
-} from "./support/postgres_deadlines.ts";
+import { failsInTime, recovers, timely, TIMEOUT_MS } from "./support/postgres_deadlines.ts";
 import { collectStrayErrors, DRIVERS } from "./support/postgres_drivers.ts";
 import { code } from "./support/postgres_transactions.ts";
 

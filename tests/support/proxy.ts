@@ -144,8 +144,7 @@ export async function startProxy(
       return links.size;
     },
     set,
-    setOn: (text, next) =>
-      new Promise((sprung) => trap = { text, mode: next, sprung }),
+    setOn: (text, next) => new Promise((sprung) => trap = { text, mode: next, sprung }),
     resetAll() {
       for (const link of links) link.reset();
     },

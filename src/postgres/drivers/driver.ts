@@ -119,6 +119,9 @@ export function lendingDriver({ name, statements, transactions, limits }: Driver
       throw thrown;
     }
     session.end();
+    await session.idle();
+    // Given up by the driver itself, which said why to whoever awaited the statement.
+    if (isMillstreamError(connection.gone.reason)) throw connection.gone.reason;
     const reply = await session.command("commit", "commit");
     if (reply.command !== "COMMIT") throw rolledBack(session.firstFailure);
     return result;

@@ -8,9 +8,9 @@ import { systemClock, withDeadline } from "../../core/clock.ts";
 import { MillstreamError } from "../../core/errors.ts";
 import type { SqlDriver, SqlRow, SqlSession, SqlValue } from "../../ports/sql.ts";
 import { COLUMN_PARSERS, type ColumnParser } from "./columns.ts";
-import { type Connection, opensTransaction, type Reply, transactionSession } from "./connection.ts";
+import { type Connection, deadline, opensTransaction, type Reply, transactionSession } from "./connection.ts";
 import type { DriverLimits } from "./driver.ts";
-import { beginRefused, failure, isServerError, late, lost, rolledBack } from "./failures.ts";
+import { beginRefused, failure, isServerError, late, rolledBack } from "./failures.ts";
 import { type Encoded, encodeValues } from "./values.ts";
 
 /** What the driver uses of `PGlite`. */
@@ -83,14 +83,16 @@ export function pgliteDriver(options: PGliteOptions): SqlDriver {
     [Symbol.asyncDispose]: () => closing ??= close(),
   };
 
-  /** Waits until those that came before are done. Who gives up waiting is passed over. */
-  function inTurn<T>(job: () => Promise<T>): Promise<T> {
-    if (closing) {
-      return Promise.reject(new MillstreamError("CLOSED", `Cannot use driver "pglite": it was closed`));
-    }
-    return new Promise((resolve, reject) => {
+  /**
+   * Waits until PGlite has started, and then until those that came before are done. Who gives up waiting is passed
+   * over. Starting takes seconds, in which nothing else runs in this thread, so it does not count.
+   */
+  async function inTurn<T>(job: () => Promise<T>): Promise<T> {
+    checkOpen();
+    await started();
+    return await new Promise((resolve, reject) => {
       let gaveUp = false;
-      const cancel = clock.after(timeoutMs, () => {
+      const cancel = deadline(clock, timeoutMs, () => {
         gaveUp = true;
         reject(neverItsTurn(timeoutMs));
       });
@@ -102,11 +104,26 @@ export function pgliteDriver(options: PGliteOptions): SqlDriver {
     });
   }
 
+  function checkOpen(): void {
+    if (closing) throw new MillstreamError("CLOSED", `Cannot use driver "pglite": it was closed`);
+  }
+
+  async function started(): Promise<void> {
+    try {
+      await pglite.waitReady;
+    } catch (error) {
+      throw failure(error, "connect");
+    }
+  }
+
   /** PGlite may be busy with what the application runs on it directly, so the turn alone bounds nothing. */
   function alone<T>(ms: number, work: Promise<T>): Promise<T> {
-    const bounded = withDeadline(clock, ms, work, () => late("single", ms));
-    return bounded.catch((error: unknown) => {
-      throw failure(error, pglite.closed ? "connect" : "single");
+    return new Promise((resolve, reject) => {
+      const cancel = deadline(clock, ms, () => reject(late("single", ms)));
+      work.finally(cancel).then(
+        resolve,
+        (error: unknown) => reject(failure(error, pglite.closed ? "connect" : "single")),
+      );
     });
   }
 
@@ -140,9 +157,7 @@ export function pgliteDriver(options: PGliteOptions): SqlDriver {
         session.end();
         await session.idle();
         firstFailure = session.firstFailure;
-        if (connection.gone.aborted) {
-          throw lost("transaction", "a statement got no reply", connection.gone.reason);
-        }
+        connection.gone.throwIfAborted();
         return result;
       } catch (error) {
         session.end();
@@ -168,7 +183,7 @@ export function pgliteDriver(options: PGliteOptions): SqlDriver {
     let state: "waiting" | "begun" | "missed" = "waiting";
     let cancel = (): void => {};
     const missed = new Promise<never>((_, reject) => {
-      cancel = clock.after(timeoutMs, () => {
+      cancel = deadline(clock, timeoutMs, () => {
         state = "missed";
         reject(neverItsTurn(timeoutMs));
       });
@@ -197,7 +212,6 @@ export function pgliteDriver(options: PGliteOptions): SqlDriver {
   }
 
   async function send(session: PGliteSession, text: string, values: readonly Encoded[]): Promise<Reply> {
-    await pglite.waitReady;
     const { rows, command = "" } = await session.query(text, [...values], queryOptions());
     return { rows: rows as readonly SqlRow[], command };
   }

@@ -29,8 +29,7 @@ export async function timely<T>(work: Promise<T>, deadlines = 1): Promise<T> {
 
 /** Whatever is said about it, it must be said in time, and say that a retry may help. */
 export async function failsInTime(work: Promise<unknown>): Promise<void> {
-  const retryable = (error: unknown): boolean =>
-    isMillstreamError(error) && error.retryable;
+  const retryable = (error: unknown): boolean => isMillstreamError(error) && error.retryable;
   await assert.rejects(timely(work), retryable);
 }
 

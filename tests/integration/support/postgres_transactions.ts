@@ -143,7 +143,7 @@ export function transactionTests(name: string, driver: () => SqlDriver): void {
       await session.query("commit").catch(() => {});
       await insert(session, 2).catch(() => {});
     });
-    await assert.rejects(work, (error: unknown) => isMillstreamError(error));
+    await assert.rejects(work, (error: unknown) => isMillstreamError(error, "REJECTED"));
     assert.deepEqual((await ids()).includes(2), false);
     await driver().query(`delete from ${table}`);
   });
