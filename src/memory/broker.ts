@@ -7,7 +7,7 @@ import { checkRange } from "../core/backoff.ts";
 import { aborted, type Clock, systemClock } from "../core/clock.ts";
 import { MillstreamError } from "../core/errors.ts";
 import { checkName } from "../core/names.ts";
-import type { Broker, BrokerFeatures, Subscription } from "../ports/broker.ts";
+import type { Broker, BrokerFeatures, GroupStatus, Subscription } from "../ports/broker.ts";
 import type { DeadLetters } from "../ports/dead_letters.ts";
 import { bell } from "./bell.ts";
 import { deadLetterOffice } from "./dead_letters.ts";
@@ -102,6 +102,7 @@ export function brokerMemory(options: MemoryBrokerOptions = {}): BrokerMemory {
 
     const deadLetters: DeadLetters = {
       list: whileOpen(office.list),
+      count: whileOpen(office.count),
       get: whileOpen(office.get),
       redrive: whileOpen(office.redrive),
       remove: whileOpen(office.remove),
@@ -141,6 +142,17 @@ export function brokerMemory(options: MemoryBrokerOptions = {}): BrokerMemory {
         return subscription;
       },
       // deno-lint-ignore require-await -- rejects instead of throwing
+      async groups(filter = {}) {
+        checkOpen();
+        return [...topics].flatMap(([topic, { groups, delayed: waiting }]) =>
+          filter.topic === undefined || filter.topic === topic
+            ? [...groups.values()].map(({ name: group, ready, inFlight, delayed, dead }) => (
+              { topic, group, ready, inFlight, delayed: delayed + waiting, dead }
+            ))
+            : []
+        ).sort(byTopicAndGroup);
+      },
+      // deno-lint-ignore require-await -- rejects instead of throwing
       async ping() {
         checkOpen();
       },
@@ -161,6 +173,10 @@ export function brokerMemory(options: MemoryBrokerOptions = {}): BrokerMemory {
   };
 }
 
+function byTopicAndGroup(a: GroupStatus, b: GroupStatus): number {
+  return a.topic < b.topic || (a.topic === b.topic && a.group < b.group) ? -1 : 1;
+}
+
 const FEATURES: BrokerFeatures = Object.freeze({
   name: "memory",
   persistent: false,
@@ -169,5 +185,13 @@ const FEATURES: BrokerFeatures = Object.freeze({
   delay: true,
   deduplicates: true,
   fencedAck: true,
-  reasons: { persistent: "memory ends with the process" },
+  replaySince: false,
+  countsStarts: true,
+  listsGroups: true,
+  reschedules: false,
+  reasons: {
+    persistent: "memory ends with the process",
+    replaySince: "not yet: memory keeps no times",
+    reschedules: "not yet",
+  },
 });

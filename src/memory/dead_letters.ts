@@ -50,6 +50,12 @@ export function deadLetterOffice(): DeadLetterOffice {
       }
       return found;
     },
+    // deno-lint-ignore require-await -- rejects instead of throwing
+    async count(filter) {
+      let found = 0;
+      for (const { letter } of graves.values()) if (matches(letter, filter)) found++;
+      return found;
+    },
     get: (id) => Promise.resolve(graves.get(id)?.letter),
     redrive(id) {
       const grave = take(id);

@@ -18,6 +18,8 @@ export interface Item {
   readonly place: number;
   readonly redrives: number;
   attempt: number;
+  /** Handlers that have begun since it was last settled, retried or released. */
+  starts: number;
   redelivered: boolean;
   firstFailedAt: number | undefined;
   /** The next one of the same key. */
@@ -118,6 +120,7 @@ export function createGroup(name: string, clock: Clock): Group {
           place,
           redrives,
           attempt: 1,
+          starts: 0,
           redelivered: false,
           firstFailedAt: undefined,
           follower: undefined,

@@ -172,6 +172,7 @@ export function createSubscription(setting: SubscriptionSetting): Subscription {
       const item = settle(delivery);
       if (!item) return !isLost(delivery);
       item.attempt++;
+      item.starts = 0;
       item.firstFailedAt ??= failure.at;
       group.later(item, delayMs);
       return true;
@@ -184,6 +185,12 @@ export function createSubscription(setting: SubscriptionSetting): Subscription {
       setting.bury(item, failure);
       group.settled(item);
       return true;
+    },
+    // deno-lint-ignore require-await -- rejects instead of throwing
+    async begin({ token }) {
+      checkOpen();
+      const item = held.get(token)?.item;
+      return item && ++item.starts;
     },
     // deno-lint-ignore require-await -- rejects instead of throwing
     async extend(deliveries) {
@@ -200,7 +207,9 @@ export function createSubscription(setting: SubscriptionSetting): Subscription {
     // deno-lint-ignore require-await -- rejects instead of throwing
     async release(deliveries) {
       checkOpen();
-      group.back(deliveries.map(settle).filter((item) => item !== undefined));
+      const items = deliveries.map(settle).filter((item) => item !== undefined);
+      for (const item of items) item.starts = 0;
+      group.back(items);
     },
     // deno-lint-ignore require-await -- rejects instead of throwing
     async lag() {

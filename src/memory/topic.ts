@@ -6,6 +6,7 @@
 import type { Clock } from "../core/clock.ts";
 import { MillstreamError } from "../core/errors.ts";
 import type { EncodedMessage } from "../core/message.ts";
+import type { StartFrom } from "../ports/broker.ts";
 import { createGroup, type Group, type NewItem } from "./group.ts";
 import { timetable } from "./timetable.ts";
 
@@ -30,7 +31,7 @@ export interface Topic {
   /** Place of the newest message. */
   readonly last: number;
   publish(messages: readonly EncodedMessage[], delayMs: number): void;
-  group(name: string, from: "start" | "now"): Group;
+  group(name: string, from: StartFrom): Group;
   /** Up to `limit` messages after `place` that are kept. */
   read(place: number, limit: number): NewItem[];
   /** Forgets all but the newest `keep` messages. Groups are not concerned. */

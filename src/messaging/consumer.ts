@@ -12,7 +12,7 @@ import { MillstreamError } from "../core/errors.ts";
 import { keyedExecutor } from "../core/keyed.ts";
 import { checkName } from "../core/names.ts";
 import type { Observer } from "../core/observer.ts";
-import type { Broker, Delivery, Subscription } from "../ports/broker.ts";
+import type { Broker, Delivery, StartFrom, Subscription } from "../ports/broker.ts";
 import { heldDeliveries, type HeldDelivery } from "./held.ts";
 import { type LoopHealth, startLoop } from "./loop.ts";
 import { type HandleOne, settle, type Settlement } from "./settle.ts";
@@ -31,7 +31,7 @@ export interface ConsumerOptions {
    */
   readonly leaseMs?: number;
   /** Where a new group begins. @default "start" */
-  readonly from?: "start" | "now";
+  readonly from?: StartFrom;
 }
 
 /** {@linkcode ConsumerOptions} with nothing left open. */
@@ -40,7 +40,7 @@ export interface ResolvedConsumerOptions {
   readonly retry: Required<RetryPolicy>;
   readonly timeoutMs: number;
   readonly leaseMs: number;
-  readonly from: "start" | "now";
+  readonly from: StartFrom;
 }
 
 /** Fills in the defaults and refuses values out of range with `INVALID_ARGUMENT`. */

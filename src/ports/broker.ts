@@ -50,23 +50,35 @@ export interface Broker extends Publisher, AsyncDisposable {
   /** Reading a topic without a group, for live views. Absent where the broker keeps no log. */
   readonly log?: TopicLog;
 
+  /** Messages that were published with a delay and whose time has not come. Absent where they cannot be reached. */
+  readonly scheduled?: Scheduled;
+
+  /**
+   * How every group stands: all that the broker knows of, or, with `features.listsGroups` false, those that this
+   * connection has joined. Sorted by topic and group.
+   */
+  groups(filter?: { readonly topic?: string }): Promise<readonly GroupStatus[]>;
+
   /** Resolves if the broker answers now; rejects with `UNAVAILABLE` within a few seconds if not. */
   ping(): Promise<void>;
 }
 
 /** Options of {@linkcode Broker.subscribe}. */
 export interface SubscribeOptions {
-  /**
-   * Where a **new** group begins: with everything the topic still holds, or with what is published from now on.
-   * An existing group continues where it is. @default "start"
-   */
-  readonly from?: "start" | "now";
+  /** Where a **new** group begins. An existing group continues where it is. @default "start" */
+  readonly from?: StartFrom;
   /**
    * How long a delivery belongs to this consumer without being extended, in milliseconds. Whatever is not settled
    * then goes to another consumer. @default 30_000
    */
   readonly leaseMs?: number;
 }
+
+/**
+ * Where a new group begins: with everything the topic still holds, with what is published from now on, or with what the
+ * broker took in at or after a moment, in milliseconds since 1970 by the broker's clock.
+ */
+export type StartFrom = "start" | "now" | { readonly since: number };
 
 /** A message handed to one consumer. Plain data; settle it through the {@linkcode Subscription} it came from. */
 export interface Delivery extends EncodedMessage {
@@ -110,6 +122,14 @@ export interface Subscription extends AsyncDisposable {
   /** Given up: kept with the original bytes and the failure, atomically taken from the group. False if the lease was lost. */
   deadLetter(delivery: Delivery, failure: Failure): Promise<boolean>;
 
+  /**
+   * Says that a handler begins to work on a delivery. Returns how often one has begun, this time included, since the
+   * message was last settled, retried or released: a message that kills its process again and again is found by this
+   * count, and its neighbours, which were only handed out, are not. `undefined` if the lease was lost. Without
+   * `features.countsStarts` it always resolves to 1.
+   */
+  begin(delivery: Delivery): Promise<number | undefined>;
+
   /** Still working: the lease starts anew. Returns those whose lease was lost. */
   extend(deliveries: readonly Delivery[]): Promise<readonly Delivery[]>;
 
@@ -136,6 +156,22 @@ export interface GroupLag {
   readonly delayed: number;
   /** In the dead-letter queue. */
   readonly dead: number;
+}
+
+/** A group as seen from outside. */
+export interface GroupStatus extends GroupLag {
+  readonly topic: string;
+  readonly group: string;
+  /** For how long the oldest message that is not settled has been with the broker, in milliseconds, where it can tell. */
+  readonly oldestMs?: number;
+}
+
+/** Messages whose time has not come. */
+export interface Scheduled {
+  /** Forgets it. False if it is not there (any more): it may have been handed out. */
+  cancel(topic: string, id: string): Promise<boolean>;
+  /** Gives it another time, `delayMs` from now. False if it is not there (any more). */
+  reschedule(topic: string, id: string, delayMs: number): Promise<boolean>;
 }
 
 /** A topic as a log that many may read, each at its own place. */
@@ -181,8 +217,14 @@ export interface BrokerFeatures {
   readonly deduplicates: boolean;
   /** A settlement after the lease was lost is refused. */
   readonly fencedAck: boolean;
+  /** A new group can begin at a moment: `from: { since }`. */
+  readonly replaySince: boolean;
+  /** `Subscription.begin` counts. */
+  readonly countsStarts: boolean;
+  /** `Broker.groups` knows groups that this connection has not joined. */
+  readonly listsGroups: boolean;
+  /** `Broker.scheduled` is there. */
+  readonly reschedules: boolean;
   /** Why something above is false, by feature. Shown as the reason of skipped tests. */
-  readonly reasons: Readonly<
-    Partial<Record<"persistent" | "replay" | "keyOrder" | "delay" | "deduplicates" | "fencedAck", string>>
-  >;
+  readonly reasons: Readonly<Partial<Record<Exclude<keyof BrokerFeatures, "name" | "reasons">, string>>>;
 }

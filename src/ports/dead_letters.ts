@@ -50,6 +50,9 @@ export interface DeadLetters {
     page: { readonly limit: number; readonly after?: string },
   ): Promise<readonly DeadLetter[]>;
 
+  /** How many match. */
+  count(filter: DeadLetterFilter): Promise<number>;
+
   /** One of them, or `undefined`. */
   get(deadLetterId: string): Promise<DeadLetter | undefined>;
 

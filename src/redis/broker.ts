@@ -169,11 +169,14 @@ export function redis(options: RedisOptions): Broker {
     subscribe: whileOpen("subscribe", subscribe),
     deadLetters: {
       list: whileOpen("list dead letters", dead.list),
+      count: whileOpen("count dead letters", dead.count),
       get: whileOpen("get a dead letter", dead.get),
       redrive: whileOpen("redrive a dead letter", dead.redrive),
       remove: whileOpen("remove a dead letter", dead.remove),
     },
     log: { read: whileOpen("read", log.read) },
+    // deno-lint-ignore require-await -- see the feature record
+    groups: async () => [],
     ping: whileOpen("ping", ping),
     [Symbol.asyncDispose]: () => closing ??= close(),
   };
@@ -188,7 +191,15 @@ function features(dedupWindowMs: number): BrokerFeatures {
     delay: true,
     deduplicates: dedupWindowMs > 0,
     fencedAck: true,
+    replaySince: false,
+    countsStarts: false,
+    listsGroups: false,
+    reschedules: false,
     reasons: {
+      replaySince: "not yet",
+      countsStarts: "not yet",
+      listsGroups: "not yet",
+      reschedules: "not yet",
       keyOrder: "needs partitioned streams; one process keeps the order of a key, several do not",
       ...(dedupWindowMs > 0 ? {} : { deduplicates: "dedupWindowMs is 0" }),
     },

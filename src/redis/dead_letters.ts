@@ -120,11 +120,21 @@ export function redisDeadLetters({ connection, prefix, timeoutMs }: DeadLettersC
     return await call("xdel", [groupKeys(prefix, id.topic, id.group).dead, id.entryId]) === 1;
   }
 
+  async function count(filter: DeadLetterFilter): Promise<number> {
+    let page = await list(filter, { limit: 1_000 });
+    let found = page.length;
+    while (page.length === 1_000) {
+      page = await list(filter, { limit: 1_000, after: page.at(-1)?.deadLetterId ?? "" });
+      found += page.length;
+    }
+    return found;
+  }
+
   function call(command: string, args: readonly RedisArgument[]): Promise<RedisReply> {
     return settled(connection.call(command, args, { timeoutMs }));
   }
 
-  return { list, get, redrive, remove };
+  return { list, count, get, redrive, remove };
 }
 
 interface ShelfReader {

@@ -7,7 +7,7 @@ import { checkRange } from "../core/backoff.ts";
 import type { Clock } from "../core/clock.ts";
 import { MillstreamError, toError } from "../core/errors.ts";
 import type { Observer } from "../core/observer.ts";
-import type { GroupLag, Subscription } from "../ports/broker.ts";
+import type { GroupLag, StartFrom, Subscription } from "../ports/broker.ts";
 import type { RedisConnection, RedisDriver } from "../ports/redis.ts";
 import { ledger, type Membership } from "./delivery.ts";
 import { type GroupKeys, topicsKey } from "./keys.ts";
@@ -35,7 +35,7 @@ export interface Seat {
   readonly topic: string;
   readonly group: string;
   readonly keys: GroupKeys;
-  readonly from: "start" | "now";
+  readonly from: StartFrom;
   readonly leaseMs: number;
 }
 
@@ -123,6 +123,7 @@ export async function subscription(seat: Seat, context: SubscriptionContext): Pr
         return done;
       }),
     deadLetter: (delivery, failure) => during("dead-letter", () => settle.deadLetter(delivery, failure)),
+    begin: () => Promise.resolve(1), // see the feature record
     extend: (deliveries) => during("extend", () => settle.extend(deliveries)),
     release: (deliveries) => during("release", () => settle.release(deliveries)),
     lag: () => during("count", lag),
@@ -143,7 +144,10 @@ async function join(seat: Seat, context: SubscriptionContext, again: boolean): P
     // The topic is noted first: a dead letter must never lie in a topic that nobody can find.
     await connection.script(REGISTER, [topicsKey(prefix)], [topic], { timeoutMs });
     const names = [keys.log, keys.retry, keys.groups, keys.known];
-    const reply = await connection.script(JOIN, names, [group, again ? "start" : seat.from], { timeoutMs });
+    const reply = await connection.script(JOIN, names, [
+      group,
+      again || seat.from !== "now" ? "start" : "now",
+    ], { timeoutMs });
     const [madeLog, madeRetry, known] = reply as readonly [number, number, number];
     if ((madeLog === 1 || madeRetry === 1) && (again || known === 1)) {
       const detail = "the group vanished and was made again";

@@ -33,7 +33,16 @@ const FEATURES: BrokerFeatures = {
   delay: true,
   deduplicates: true,
   fencedAck: true,
-  reasons: {},
+  replaySince: false,
+  countsStarts: false,
+  listsGroups: false,
+  reschedules: false,
+  reasons: {
+    replaySince: "not yet",
+    countsStarts: "not yet",
+    listsGroups: "not yet",
+    reschedules: "not yet",
+  },
 };
 
 /**
@@ -106,6 +115,8 @@ export function postgresBroker(context: BrokerContext): Broker {
     subscribe: join,
     deadLetters: deadLetters({ ...context, session }),
     log: topicLog({ ...context, session }),
+    // deno-lint-ignore require-await -- see the feature record
+    groups: async () => [],
     ping,
     [Symbol.asyncDispose]: () => closed ??= close(),
   };

@@ -46,7 +46,14 @@ export function deadLetters({ session, schema, bells }: BrokerContext): DeadLett
     return (await session.query(removeSql(schema), [number(deadLetterId)])).length > 0;
   }
 
-  return { list, get, redrive, remove };
+  async function count(filter: DeadLetterFilter): Promise<number> {
+    const { topic, group, type, error, before } = filter;
+    const values = [topic ?? null, group ?? null, type ?? null, error ?? null, before ?? null];
+    const [row] = await session.query<{ found: number }>(countSql(schema), values);
+    return row?.found ?? 0;
+  }
+
+  return { list, count, get, redrive, remove };
 }
 
 const selectSql = (schema: string): string =>
@@ -62,6 +69,12 @@ const listSql = (schema: string): string =>
 where ($1::text is null or t.name = $1) and ($2::text is null or g.name = $2) and ($3::text is null or m.type = $3)
   and ($4::text is null or x.error = $4) and ($5::float8 is null or x.failed_at < $5) and x.id > $6::bigint
 order by x.id limit $7::int`;
+
+/** `$1` to `$5` as in {@linkcode listSql}. */
+const countSql = (schema: string): string =>
+  `select count(*)::float8 as found from (${selectSql(schema)}
+where ($1::text is null or t.name = $1) and ($2::text is null or g.name = $2) and ($3::text is null or m.type = $3)
+  and ($4::text is null or x.error = $4) and ($5::float8 is null or x.failed_at < $5)) matching`;
 
 /** `$1` id. */
 const getSql = (schema: string): string => `${selectSql(schema)} where x.id = $1::bigint`;

@@ -5,7 +5,14 @@
  */
 import { checkRange } from "../../core/backoff.ts";
 import { isMillstreamError } from "../../core/errors.ts";
-import type { Delivery, GroupLag, PullOptions, SubscribeOptions, Subscription } from "../../ports/broker.ts";
+import type {
+  Delivery,
+  GroupLag,
+  PullOptions,
+  StartFrom,
+  SubscribeOptions,
+  Subscription,
+} from "../../ports/broker.ts";
 import type { Failure } from "../../ports/dead_letters.ts";
 import type { SqlRow, SqlValue } from "../../ports/sql.ts";
 import { checkSignal, optional } from "../context.ts";
@@ -38,7 +45,7 @@ export async function subscribe(
   let closed = false;
   let closing: Promise<void> | undefined;
 
-  async function join(start: "start" | "now"): Promise<number> {
+  async function join(start: StartFrom): Promise<number> {
     const [row] = await session.query<{ id: number }>(subscribeSql(schema), [
       topic,
       group,
@@ -187,6 +194,7 @@ export async function subscribe(
     retry: tracked(retry),
     deadLetter: tracked(deadLetter),
     release: tracked(release),
+    begin: () => Promise.resolve(1), // see the feature record
     extend: tracked(extend),
     lag: tracked(lag),
     [Symbol.asyncDispose]: () => closing ??= dispose(),

@@ -46,7 +46,7 @@ function onPostgresJs(setup: DriverSetup, prepare: boolean): TestDriver {
     url,
     connections = 4,
     timeoutMs,
-    connectTimeoutMs = 2_000,
+    connectTimeoutMs = 10_000,
     applicationName = "drivers",
   } = setup;
   const driver = postgresJsDriver({
@@ -75,7 +75,7 @@ function onPg(
     url,
     connections = 4,
     timeoutMs,
-    connectTimeoutMs = 2_000,
+    connectTimeoutMs = 10_000,
     applicationName = "drivers",
   }: DriverSetup,
 ): TestDriver {
