@@ -12,7 +12,7 @@
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { compile } from "./compile.mjs";
-import { installTools, ROOT } from "./install.mjs";
+import { installPeers, installTools, ROOT } from "./install.mjs";
 import { cleanUp, cleanUpOnSignals, onEnd } from "./process.mjs";
 import { findRuntimes } from "./runtimes.mjs";
 import { startServices } from "./services.mjs";
@@ -29,6 +29,7 @@ async function main() {
   const flag = process.argv.find((argument) => argument.startsWith("--runtime="));
   const args = process.argv.slice(2).filter((argument) => argument !== flag);
   await installTools();
+  await installPeers();
   const { runtimes: [runtime], missing } = await findRuntimes([flag?.slice("--runtime=".length) ?? "node24"]);
   if (!runtime) throw new Error(`Cannot run the benchmarks: ${missing[0]?.reason}`);
   const { output } = await compile();
