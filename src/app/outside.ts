@@ -12,7 +12,7 @@ import type { Declared } from "./application.ts";
 
 /** Checks and encodes events for a topic. @throws `UNKNOWN_TOPIC`, `VALIDATION_FAILED` */
 export async function eventsForTopic(
-  declared: Declared,
+  declared: Pick<Declared, "topics" | "events">,
   topic: string,
   events: readonly ParsedEvent[],
   limits: MessageLimits,
@@ -28,7 +28,7 @@ export async function eventsForTopic(
 
 /** Checks and encodes events for a stream. @throws `VALIDATION_FAILED` */
 export async function eventsForStream(
-  declared: Declared,
+  declared: Pick<Declared, "topics" | "events">,
   stream: string,
   events: readonly ParsedEvent[],
   limits: MessageLimits,
