@@ -8,10 +8,12 @@ import { describe, MillstreamError } from "../core/errors.ts";
 import type { SqlDriver, SqlSession } from "../ports/sql.ts";
 import { storeMigration } from "./migrations/0001_store.ts";
 import { brokerMigration } from "./migrations/0002_broker.ts";
+import { brokerStartsMigration } from "./migrations/0003_broker_starts.ts";
 
 const MIGRATIONS: ReadonlyArray<(quotedSchema: string) => readonly string[]> = [
   storeMigration,
   brokerMigration,
+  brokerStartsMigration,
 ];
 
 /**

@@ -4,7 +4,7 @@ import type { Delivery, Subscription } from "../../src/ports/broker.ts";
 import type { SqlDriver, SqlSession } from "../../src/ports/sql.ts";
 import { postgres, type PostgresStore } from "../../src/postgres/mod.ts";
 import { eventually, within } from "../support/wait.ts";
-import { dropSchema, messages, openDriver, server, uniqueSchema } from "./postgres_fixture.ts";
+import { dropSchema, hold, messages, openDriver, server, uniqueSchema } from "./postgres_fixture.ts";
 
 /** Interleavings of two sessions: one is stopped before its commit, which only a raw session can do. */
 describe("deliveries of one key", { skip: server.skip }, () => {
@@ -203,33 +203,6 @@ interface World {
   readonly group: Subscription;
   readonly topic: string;
   readonly close: () => Promise<void>;
-}
-
-/** Runs `work` in a transaction that stays open until `meanwhile` has ended or called the given function. */
-async function hold(
-  driver: SqlDriver,
-  work: (session: SqlSession) => Promise<void>,
-  meanwhile: (commit: () => Promise<void>) => Promise<void>,
-): Promise<void> {
-  let isReady = (): void => {};
-  let mayEnd = (): void => {};
-  const ready = new Promise<void>((resolve) => isReady = resolve);
-  const end = new Promise<void>((resolve) => mayEnd = resolve);
-  const transaction = driver.transaction(async (session) => {
-    await work(session);
-    isReady();
-    await end;
-  });
-  const commit = async (): Promise<void> => {
-    mayEnd();
-    await transaction;
-  };
-  try {
-    await Promise.race([ready, transaction]);
-    await meanwhile(commit);
-  } finally {
-    await commit();
-  }
 }
 
 function ids(deliveries: readonly Delivery[]): readonly string[] {

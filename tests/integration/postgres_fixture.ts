@@ -7,7 +7,7 @@ import { join } from "node:path";
 import process from "node:process";
 import type { EventToAppend } from "../../src/ports/event_store.ts";
 import type { EncodedMessage } from "../../src/core/message.ts";
-import type { SqlDriver } from "../../src/ports/sql.ts";
+import type { SqlDriver, SqlSession } from "../../src/ports/sql.ts";
 import {
   pgDriver,
   type PgOptions,
@@ -184,4 +184,31 @@ export function messages(
     };
     return key === undefined ? message : { ...message, key };
   });
+}
+
+/** Runs `work` in a transaction that stays open until `meanwhile` has ended or called the given function. */
+export async function hold(
+  driver: SqlDriver,
+  work: (session: SqlSession) => Promise<void>,
+  meanwhile: (commit: () => Promise<void>) => Promise<void>,
+): Promise<void> {
+  let isReady = (): void => {};
+  let mayEnd = (): void => {};
+  const ready = new Promise<void>((resolve) => isReady = resolve);
+  const end = new Promise<void>((resolve) => mayEnd = resolve);
+  const transaction = driver.transaction(async (session) => {
+    await work(session);
+    isReady();
+    await end;
+  });
+  const commit = async (): Promise<void> => {
+    mayEnd();
+    await transaction;
+  };
+  try {
+    await Promise.race([ready, transaction]);
+    await meanwhile(commit);
+  } finally {
+    await commit();
+  }
 }

@@ -23,7 +23,8 @@ describe("migrations", { skip: server.skip }, () => {
     const [first] = stores;
     assert.ok(first);
     const applied = await first.sql`select number from ${first.sql(schemas[0])}.migrations order by number`;
-    assert.deepEqual(applied, [{ number: 1 }, { number: 2 }]);
+    assert.ok(applied.length >= 3, `${applied.length} migrations`);
+    assert.deepEqual(applied, applied.map((_, index) => ({ number: index + 1 })));
     for (const [n, store] of stores.entries()) {
       assert.equal(await store.inbox.record("group", `m-${n}`), true);
       await store[Symbol.asyncDispose]();

@@ -19,6 +19,8 @@ import type { SqlSession } from "../../ports/sql.ts";
 import { checkSignal, columns } from "../context.ts";
 import { type BrokerContext, checkOpen } from "./context.ts";
 import { deadLetters } from "./dead_letters.ts";
+import { groups } from "./groups.ts";
+import { scheduled } from "./scheduled.ts";
 import { subscribe } from "./subscription.ts";
 import { topicLog } from "./topic_log.ts";
 
@@ -33,16 +35,11 @@ const FEATURES: BrokerFeatures = {
   delay: true,
   deduplicates: true,
   fencedAck: true,
-  replaySince: false,
-  countsStarts: false,
-  listsGroups: false,
-  reschedules: false,
-  reasons: {
-    replaySince: "not yet",
-    countsStarts: "not yet",
-    listsGroups: "not yet",
-    reschedules: "not yet",
-  },
+  replaySince: true,
+  countsStarts: true,
+  listsGroups: true,
+  reschedules: true,
+  reasons: {},
 };
 
 /**
@@ -115,8 +112,8 @@ export function postgresBroker(context: BrokerContext): Broker {
     subscribe: join,
     deadLetters: deadLetters({ ...context, session }),
     log: topicLog({ ...context, session }),
-    // deno-lint-ignore require-await -- see the feature record
-    groups: async () => [],
+    scheduled: scheduled({ ...context, session }, MAX_DELAY_MS),
+    groups: (filter) => groups({ ...context, session }, filter),
     ping,
     [Symbol.asyncDispose]: () => closed ??= close(),
   };

@@ -18,6 +18,8 @@ import type { SqlRow, SqlValue } from "../../ports/sql.ts";
 import { checkSignal, optional } from "../context.ts";
 import { poll } from "../wakeup.ts";
 import { type BrokerContext, checkOpen } from "./context.ts";
+import { gather } from "./gather.ts";
+import { groupLag } from "./groups.ts";
 
 /** Settled deliveries that are remembered, so that settling one again is the same as once. */
 const REMEMBERED = 10_000;
@@ -46,11 +48,8 @@ export async function subscribe(
   let closing: Promise<void> | undefined;
 
   async function join(start: StartFrom): Promise<number> {
-    const [row] = await session.query<{ id: number }>(subscribeSql(schema), [
-      topic,
-      group,
-      start === "start",
-    ]);
+    const since = start === "start" ? 0 : start === "now" ? null : start.since;
+    const [row] = await session.query<{ id: number }>(subscribeSql(schema), [topic, group, since]);
     return row?.id ?? 0;
   }
 
@@ -109,6 +108,20 @@ export async function subscribe(
     await settle(deliveries, releaseSql(schema), []);
   }
 
+  const begun = gather(async (deliveries: readonly Delivery[]) => {
+    const rows = await session.query<StartedRow>(beginSql(schema), [
+      groupId,
+      owner,
+      ...handlesOf(deliveries),
+    ]);
+    const started = new Map(rows.map((row) => [row.pos, row.started]));
+    return deliveries.map(({ token }) => started.get(String(handle(token).pos)));
+  });
+
+  async function begin(delivery: Delivery): Promise<number | undefined> {
+    return settled.has(delivery.token) ? undefined : await begun(delivery);
+  }
+
   async function extend(deliveries: readonly Delivery[]): Promise<readonly Delivery[]> {
     return await change(deliveries, extendSql(schema), [leaseMs]);
   }
@@ -134,14 +147,7 @@ export async function subscribe(
     more: readonly SqlValue[],
   ): Promise<Delivery[]> {
     if (deliveries.length === 0) return [];
-    const handles = deliveries.map(({ token }) => handle(token)).sort((a, b) => a.pos < b.pos ? -1 : 1);
-    const values = [
-      groupId,
-      owner,
-      handles.map(({ pos }) => pos),
-      handles.map(({ epoch }) => epoch),
-      ...more,
-    ];
+    const values = [groupId, owner, ...handlesOf(deliveries), ...more];
     const rows = await session.query<{ pos: string }>(sql, values);
     const applied = new Set(rows.map(({ pos }) => pos));
     return deliveries.filter(({ token }) => !applied.has(String(handle(token).pos)));
@@ -161,9 +167,7 @@ export async function subscribe(
 
   async function lag(): Promise<GroupLag> {
     checkOpen(!closed);
-    const [row] = await session.query<GroupLag & SqlRow>(lagSql(schema), [groupId]);
-    const { ready = 0, inFlight = 0, delayed = 0, dead = 0 } = row ?? {};
-    return { ready, inFlight, delayed, dead };
+    return await groupLag(context, groupId);
   }
 
   function tracked<Args extends unknown[], T>(
@@ -194,16 +198,16 @@ export async function subscribe(
     retry: tracked(retry),
     deadLetter: tracked(deadLetter),
     release: tracked(release),
-    begin: () => Promise.resolve(1), // see the feature record
+    begin: tracked(begin),
     extend: tracked(extend),
     lag: tracked(lag),
     [Symbol.asyncDispose]: () => closing ??= dispose(),
   };
 }
 
-/** `$1` topic, `$2` group, `$3` whether a new group begins at the start. */
+/** `$1` topic, `$2` group, `$3` the moment at which a new group begins, in milliseconds since 1970; null: now. */
 const subscribeSql = (schema: string): string =>
-  `select ${schema}.subscribe($1::text, $2::text, $3::boolean) as id`;
+  `select ${schema}.subscribe($1::text, $2::text, to_timestamp($3::float8 / 1000)) as id`;
 
 /** `$1` group, `$2` consumer, `$3` at most this many, `$4` milliseconds of lease. */
 const pullSql = (schema: string): string =>
@@ -212,6 +216,10 @@ const pullSql = (schema: string): string =>
 /** `$1` group, `$2` consumer, `$3` positions, `$4` epochs. */
 const ackSql = (schema: string): string =>
   `select pos from ${schema}.ack($1::int, $2::text, $3::bigint[], $4::int[]) as pos`;
+
+/** `$1` to `$4` as in {@linkcode ackSql}. */
+const beginSql = (schema: string): string =>
+  `select pos, started from ${schema}.begin($1::int, $2::text, $3::bigint[], $4::int[])`;
 
 /** `$1` to `$4` as in {@linkcode ackSql} with one element each, `$5` time of the failure, `$6` error, `$7` failure as JSON. */
 const deadLetterSql = (schema: string): string =>
@@ -223,29 +231,20 @@ const held = "d.group_id = $1::int and d.pos = u.pos and d.epoch = u.epoch and d
 
 /** `$1` to `$4` as in {@linkcode ackSql}, `$5` milliseconds to wait, `$6` time of the failure. */
 const retrySql = (schema: string): string =>
-  `update ${schema}.deliveries d set owner = null, redelivered = false, attempt = d.attempt + 1,
+  `update ${schema}.deliveries d set owner = null, redelivered = false, started = 0, attempt = d.attempt + 1,
   waiting = $5::float8 > 0, ready_at = clock_timestamp() + $5::float8 * interval '1 millisecond',
   first_failed_at = coalesce(d.first_failed_at, $6::float8)
 from unnest($3::bigint[], $4::int[]) u(pos, epoch) where ${held} returning d.pos`;
 
 /** `$1` to `$4` as in {@linkcode ackSql}. */
 const releaseSql = (schema: string): string =>
-  `update ${schema}.deliveries d set owner = null, redelivered = false, waiting = false, ready_at = clock_timestamp()
+  `update ${schema}.deliveries d set owner = null, redelivered = false, started = 0, waiting = false, ready_at = clock_timestamp()
 from unnest($3::bigint[], $4::int[]) u(pos, epoch) where ${held} returning d.pos`;
 
 /** `$1` to `$4` as in {@linkcode ackSql}, `$5` milliseconds of lease. */
 const extendSql = (schema: string): string =>
   `update ${schema}.deliveries d set ready_at = clock_timestamp() + $5::float8 * interval '1 millisecond'
 from unnest($3::bigint[], $4::int[]) u(pos, epoch) where ${held} returning d.pos`;
-
-/** `$1` group. A delivery that waits for an earlier one of its key, or whose lease ran out, counts as ready. */
-const lagSql = (schema: string): string =>
-  `select count(*) filter (where not waiting or ready_at = 'infinity' or ready_at <= clock_timestamp())::int as ready,
-  count(*) filter (where waiting and owner is not null and ready_at > clock_timestamp())::int as "inFlight",
-  count(*) filter (where waiting and owner is null and ready_at > clock_timestamp() and ready_at < 'infinity')::int
-    as delayed,
-  (select count(*)::int from ${schema}.dead_letters x where x.group_id = $1::int) as dead
-from ${schema}.deliveries where group_id = $1::int`;
 
 interface DeliveryRow extends SqlRow {
   readonly pos: string | null;
@@ -256,6 +255,11 @@ interface DeliveryRow extends SqlRow {
   readonly epoch: number;
   readonly attempt: number;
   readonly redelivered: boolean;
+}
+
+interface StartedRow extends SqlRow {
+  readonly pos: string;
+  readonly started: number;
 }
 
 function delivery(topic: string, group: string, row: DeliveryRow): Delivery {
@@ -276,6 +280,12 @@ function delivery(topic: string, group: string, row: DeliveryRow): Delivery {
 /** Postgres has no NUL in text. */
 function storable(error: string): string {
   return error.replaceAll("\u0000", "\ufffd").slice(0, 500);
+}
+
+/** Positions and epochs, in order of position: all statements lock rows in this order. */
+function handlesOf(deliveries: readonly Delivery[]): [positions: bigint[], epochs: number[]] {
+  const handles = deliveries.map(({ token }) => handle(token)).sort((a, b) => a.pos < b.pos ? -1 : 1);
+  return [handles.map(({ pos }) => pos), handles.map(({ epoch }) => epoch)];
 }
 
 /** What a token stands for; something no row has if it is not one of ours. */

@@ -30,7 +30,7 @@ export function brokerMigration(s: string): readonly string[] {
 }
 
 /** Publishers and pruning share it, who creates a group excludes them. */
-const topicLock = (s: string): string => `hashtext('${s}.topics')`;
+export const topicLock = (s: string): string => `hashtext('${s}.topics')`;
 /** One pull at a time in each group. */
 const groupLock = (s: string): string => `hashtext('${s}.groups')`;
 
