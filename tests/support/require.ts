@@ -10,6 +10,7 @@
  */
 import { appendFileSync } from "node:fs";
 import process from "node:process";
+import { natsBinary, rabbitmqBinary } from "./brokers.ts";
 import { postgresBinaries, redisBinary } from "./servers.ts";
 
 /**
@@ -36,6 +37,8 @@ const SOURCES = {
   "sqs": () => process.env.SQS_URL,
   "redis-server": redisBinary,
   "postgres-server": postgresBinaries,
+  "rabbitmq-server": rabbitmqBinary,
+  "nats-server": natsBinary,
 };
 
 /** Looks a service up, and notes for the report of the run that tests will be skipped if there is none. */

@@ -162,19 +162,24 @@ export function postgresBinaries(): string | undefined {
 }
 
 /** How one kind of server is started and recognised. */
-interface Recipe {
+export interface Recipe {
   readonly url: string;
   readonly port: number;
   readonly folder: string;
   readonly command: readonly string[];
   readonly endSignal: NodeJS.Signals;
+  /** More variables for its environment. */
+  readonly env?: Readonly<Record<string, string>>;
+  /** How long it may take to start, in milliseconds. @default 30_000 */
+  readonly patienceMs?: number;
   ready(log: string): boolean | Promise<boolean>;
 }
 
 /** How long a server may take to start or to end, in milliseconds. */
 const PATIENCE_MS = 30_000;
 
-async function start(recipe: Recipe): Promise<PrivateServer> {
+/** Starts a server and resolves when it is ready. */
+export async function start(recipe: Recipe): Promise<PrivateServer> {
   let running = launch(recipe);
   const onExit = (): void => {
     signalTree(running.pid, "SIGKILL");
@@ -226,11 +231,11 @@ interface Running {
   readonly ended: Promise<void>;
 }
 
-function launch({ command: [file = "", ...args], folder }: Recipe): Running {
+function launch({ command: [file = "", ...args], folder, env }: Recipe): Running {
   const child: ChildProcess = spawn(file, args, {
     cwd: folder,
     stdio: ["ignore", "pipe", "pipe"],
-    env: plainEnv(),
+    env: { ...plainEnv(), ...env },
   });
   const running: Running = {
     pid: child.pid ?? 0,
@@ -258,7 +263,8 @@ function launch({ command: [file = "", ...args], folder }: Recipe): Running {
 async function ready(recipe: Recipe, launched: Running): Promise<Running> {
   let running = launched;
   let repeats = 0;
-  const deadline = performance.now() + PATIENCE_MS;
+  const patienceMs = recipe.patienceMs ?? PATIENCE_MS;
+  const deadline = performance.now() + patienceMs;
   while (performance.now() < deadline) {
     try {
       await eventually(() => !running.alive || recipe.ready(running.log), {
@@ -277,7 +283,7 @@ async function ready(recipe: Recipe, launched: Running): Promise<Running> {
   throw new Error(
     `Cannot start ${
       recipe.command.join(" ")
-    }: not ready after ${PATIENCE_MS} ms or ${repeats} repeats\n${running.log}`,
+    }: not ready after ${patienceMs} ms or ${repeats} repeats\n${running.log}`,
   );
 }
 
@@ -362,7 +368,7 @@ function asPostgres(diesWithParent = false): string[] {
 }
 
 /** Only safe where the thread that starts the process lives as long as the whole process, as in Node. */
-function parentDeath(wanted = false, signal: string): string[] {
+export function parentDeath(wanted = false, signal: string): string[] {
   return wanted && onPath("setpriv") ? ["setpriv", "--pdeathsig", signal, "--"] : [];
 }
 
@@ -376,7 +382,8 @@ function plainEnv(): Record<string, string> {
   return { PATH, TMPDIR, LC_ALL: "C", TZ: "UTC" };
 }
 
-function onPath(name: string): string | undefined {
+/** Path of a program, if it is on the PATH. */
+export function onPath(name: string): string | undefined {
   const folders = (process.env.PATH ?? "").split(delimiter);
   return folders.filter(Boolean).map((folder) => join(folder, name)).find(isExecutable);
 }

@@ -35,7 +35,7 @@ async function main() {
   const { output } = await compile();
   const main = runtime.id.startsWith("node") ? "tests/.build/bench/main.js" : "bench/main.ts";
   if (!existsSync(`${ROOT}/${main}`)) throw new Error(`Cannot find ${main}\n${output}`);
-  const { env, had, missing: absent } = await startServices();
+  const { env, had, missing: absent } = await startServices(args);
   // Not on standard output: that is the benchmarks' own, and with --json read by a program.
   for (const line of had) console.error(line);
   for (const { name, reason } of absent) console.error(`without ${name}: ${reason}`);

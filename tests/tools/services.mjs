@@ -17,7 +17,7 @@ import { findRuntime } from "./runtimes.mjs";
  * @typedef {object} Service
  * @property {string} name
  * @property {string} env The variable its address stands in.
- * @property {string} [neededBy] It is wanted only if this path of the project exists.
+ * @property {boolean} [onDemand] It is wanted only by what has its name in its own, such as `nats_broker.test.ts`.
  * @property {(servers: Servers) => string | undefined} [find] Where its binary is.
  * @property {(servers: Servers) => Promise<{ url: string, stop: () => Promise<void> }>} [start] Starts it privately.
  * @property {string} [apt] The distribution's package that brings the binary.
@@ -34,7 +34,7 @@ import { findRuntime } from "./runtimes.mjs";
  * @property {string[]} [command]
  * @property {Record<string, string>} [environment]
  */
-/** @typedef {typeof import("../support/servers.ts")} Servers */
+/** @typedef {typeof import("../support/servers.ts") & typeof import("../support/brokers.ts")} Servers */
 
 /** @type {Service[]} */
 const SERVICES = [
@@ -83,7 +83,10 @@ const SERVICES = [
   {
     name: "rabbitmq",
     env: "RABBITMQ_URL",
-    neededBy: "adapters/rabbitmq",
+    onDemand: true,
+    find: ({ rabbitmqBinary }) => rabbitmqBinary(),
+    start: ({ startRabbitmq }) => startRabbitmq({ diesWithParent: true }),
+    apt: "rabbitmq-server",
     container: {
       image: "rabbitmq:4-alpine",
       port: 5672,
@@ -94,7 +97,10 @@ const SERVICES = [
   {
     name: "nats",
     env: "NATS_URL",
-    neededBy: "adapters/nats",
+    onDemand: true,
+    find: ({ natsBinary }) => natsBinary(),
+    start: ({ startNats }) => startNats({ diesWithParent: true }),
+    apt: "nats-server",
     container: {
       image: "nats:2-alpine",
       port: 4222,
@@ -106,7 +112,7 @@ const SERVICES = [
   {
     name: "kafka",
     env: "KAFKA_URL",
-    neededBy: "adapters/kafka",
+    onDemand: true,
     container: {
       image: "apache/kafka-native:4.0.0",
       port: 9092,
@@ -117,7 +123,7 @@ const SERVICES = [
   {
     name: "sqs",
     env: "SQS_URL",
-    neededBy: "adapters/sqs",
+    onDemand: true,
     container: {
       image: "softwaremill/elasticmq-native:1.6.12",
       port: 9324,
@@ -135,15 +141,18 @@ const BINARIES = [
     name: "postgres-server",
     env: "MILLSTREAM_POSTGRES_BIN",
   },
+  { service: "rabbitmq", name: "rabbitmq-server", env: "MILLSTREAM_RABBITMQ_SERVER" },
+  { service: "nats", name: "nats-server", env: "MILLSTREAM_NATS_SERVER" },
 ];
 
 /**
- * Gets every service that the project needs.
+ * Gets every service that is needed.
  *
+ * @param {readonly string[]} wantedBy Names of what is to run: the paths of test files, the subjects of benchmarks.
  * @returns {Promise<{ env: Record<string, string>, had: string[], missing: { name: string, reason: string }[] }>} `env`
  * is for the processes that use the services; `had` says in words where each came from.
  */
-export async function startServices() {
+export async function startServices(wantedBy) {
   const scratch = mkdtempSync(`${tmpdir()}/millstream-`);
   chmodSync(scratch, 0o755); // Postgres runs as another user
   onEnd(() => rmSync(scratch, { recursive: true, force: true, maxRetries: 5 }));
@@ -156,10 +165,10 @@ export async function startServices() {
   const had = [];
   /** @type {{ name: string, reason: string }[]} */
   const missing = [];
-  for (const service of SERVICES) {
-    if (service.neededBy && !existsSync(`${ROOT}/${service.neededBy}`)) {
-      continue;
-    }
+  const wanted = SERVICES.filter(({ name, onDemand }) =>
+    !onDemand || wantedBy.some((who) => who.includes(name))
+  );
+  for (const service of wanted) {
     const got = await getService(service, servers);
     if ("url" in got) {
       env[service.env] = got.url;
@@ -167,9 +176,9 @@ export async function startServices() {
     } else missing.push({ name: service.name, reason: got.reason });
   }
   for (const { service, name, env: variable } of BINARIES) {
-    const { find, apt = "" } = /** @type {Service} */ (SERVICES.find((candidate) =>
-      candidate.name === service
-    ));
+    const found = wanted.find((candidate) => candidate.name === service);
+    if (!found) continue;
+    const { find, apt = "" } = found;
     // An address in the environment says: use this. Nothing is installed then, except where all must run.
     let reason = "no binary on this machine";
     if (!find?.(servers) && process.env.REQUIRE_ALL === "1") {
@@ -190,9 +199,9 @@ export async function startServices() {
 /** The same code starts the private servers of the tests. */
 /** @returns {Promise<Servers>} */
 async function loadServers() {
-  const compiled = `${ROOT}/tests/.build/tests/support/servers.js`;
-  if (!existsSync(compiled)) await compile();
-  return await import(compiled);
+  const folder = `${ROOT}/tests/.build/tests/support`;
+  if (!existsSync(`${folder}/brokers.js`)) await compile();
+  return { ...await import(`${folder}/servers.js`), ...await import(`${folder}/brokers.js`) };
 }
 
 /** @param {Service} service @param {Servers} servers @returns {Promise<{ url: string, from: string } | { reason: string }>} */

@@ -152,7 +152,7 @@ async function prepareServices(files, filtered) {
     onEnd(() => rmSync(scratch, { recursive: true, force: true, maxRetries: 5 }));
     return { env: { ...base, TMPDIR: scratch }, absent: [] };
   }
-  const { env, had, missing } = await startServices();
+  const { env, had, missing } = await startServices(files);
   for (const line of had) console.log(line);
   return { env: { ...base, ...env }, absent: missing };
 }
