@@ -7,10 +7,12 @@ import { checkRange } from "../core/backoff.ts";
 import { aborted, type Clock, systemClock } from "../core/clock.ts";
 import { MillstreamError } from "../core/errors.ts";
 import { checkName } from "../core/names.ts";
-import type { Broker, BrokerFeatures, GroupStatus, Subscription } from "../ports/broker.ts";
+import type { Broker, BrokerFeatures, GroupStatus, Scheduled, Subscription } from "../ports/broker.ts";
 import type { DeadLetters } from "../ports/dead_letters.ts";
+import { checkStartFrom } from "../ports/start_from.ts";
 import { bell } from "./bell.ts";
 import { deadLetterOffice } from "./dead_letters.ts";
+import type { Group } from "./group.ts";
 import { createSubscription } from "./subscription.ts";
 import { createTopic, type Topic } from "./topic.ts";
 import { topicLog } from "./topic_log.ts";
@@ -60,7 +62,7 @@ export function brokerMemory(options: MemoryBrokerOptions = {}): BrokerMemory {
   checkRange("retention", retention, 0, 100_000_000, true);
   checkRange("capacity", capacity, 1, 100_000_000, true);
   const topics = new Map<string, Topic>();
-  const office = deadLetterOffice();
+  const office = deadLetterOffice(clock);
   const grown = bell(clock);
   const log = topicLog(topics, grown, clock.now().toString(36).replace(".", ""));
   const connections = new Set<() => void>();
@@ -108,9 +110,21 @@ export function brokerMemory(options: MemoryBrokerOptions = {}): BrokerMemory {
       remove: whileOpen(office.remove),
     };
 
+    const scheduled: Scheduled = {
+      cancel: whileOpen((topic, id) => Promise.resolve(topics.get(topic)?.recall(id) !== undefined)),
+      // deno-lint-ignore require-await -- rejects instead of throwing
+      reschedule: whileOpen(async (topic, id, delayMs) => {
+        checkRange("delayMs", delayMs, 0, Number.MAX_SAFE_INTEGER);
+        const message = topics.get(topic)?.recall(id);
+        if (message) topics.get(topic)!.later(message, delayMs);
+        return message !== undefined;
+      }),
+    };
+
     return {
       features: FEATURES,
       deadLetters,
+      scheduled,
       log: { read: whileOpen(log.read) },
       // deno-lint-ignore require-await -- rejects instead of throwing
       async publish(topic, messages, { delayMs = 0, signal } = {}) {
@@ -127,7 +141,7 @@ export function brokerMemory(options: MemoryBrokerOptions = {}): BrokerMemory {
         checkName("group", groupName);
         checkRange("leaseMs", leaseMs, 1, 86_400_000);
         const topic = topicNamed(topicName);
-        const group = topic.group(groupName, from);
+        const group = topic.group(groupName, checkStartFrom(from));
         const subscription = createSubscription({
           clock,
           topicName,
@@ -144,13 +158,13 @@ export function brokerMemory(options: MemoryBrokerOptions = {}): BrokerMemory {
       // deno-lint-ignore require-await -- rejects instead of throwing
       async groups(filter = {}) {
         checkOpen();
-        return [...topics].flatMap(([topic, { groups, delayed: waiting }]) =>
-          filter.topic === undefined || filter.topic === topic
-            ? [...groups.values()].map(({ name: group, ready, inFlight, delayed, dead }) => (
-              { topic, group, ready, inFlight, delayed: delayed + waiting, dead }
-            ))
-            : []
-        ).sort(byTopicAndGroup);
+        const now = clock.now();
+        return [...topics]
+          .filter(([topic]) => filter.topic === undefined || filter.topic === topic)
+          .flatMap(([topic, { groups, delayed }]) =>
+            [...groups.values()].map((group) => groupStatus(topic, group, delayed, now))
+          )
+          .sort(byTopicAndGroup);
       },
       // deno-lint-ignore require-await -- rejects instead of throwing
       async ping() {
@@ -173,6 +187,12 @@ export function brokerMemory(options: MemoryBrokerOptions = {}): BrokerMemory {
   };
 }
 
+function groupStatus(topic: string, group: Group, waiting: number, now: number): GroupStatus {
+  const { name, ready, inFlight, delayed, dead, oldestAt } = group;
+  const counts = { topic, group: name, ready, inFlight, delayed: delayed + waiting, dead };
+  return oldestAt === undefined ? counts : { ...counts, oldestMs: Math.max(0, now - oldestAt) };
+}
+
 function byTopicAndGroup(a: GroupStatus, b: GroupStatus): number {
   return a.topic < b.topic || (a.topic === b.topic && a.group < b.group) ? -1 : 1;
 }
@@ -185,13 +205,9 @@ const FEATURES: BrokerFeatures = Object.freeze({
   delay: true,
   deduplicates: true,
   fencedAck: true,
-  replaySince: false,
+  replaySince: true,
   countsStarts: true,
   listsGroups: true,
-  reschedules: false,
-  reasons: {
-    persistent: "memory ends with the process",
-    replaySince: "not yet: memory keeps no times",
-    reschedules: "not yet",
-  },
+  reschedules: true,
+  reasons: { persistent: "memory ends with the process" },
 });

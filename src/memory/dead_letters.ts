@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { Clock } from "../core/clock.ts";
 import { describe, MillstreamError } from "../core/errors.ts";
 import type { DeadLetter, DeadLetterFilter, DeadLetters, Failure } from "../ports/dead_letters.ts";
 import type { Group, Item } from "./group.ts";
@@ -20,7 +21,7 @@ interface Grave {
 }
 
 /** An office without dead letters. */
-export function deadLetterOffice(): DeadLetterOffice {
+export function deadLetterOffice(clock: Clock): DeadLetterOffice {
   const graves = new Map<string, Grave>(); // oldest first
   let count = 0;
 
@@ -62,7 +63,7 @@ export function deadLetterOffice(): DeadLetterOffice {
       if (!grave) return Promise.resolve(false);
       const { letter: { id: messageId, type, key, body, redrives }, group, place } = grave;
       const message = key === undefined ? { id: messageId, type, body } : { id: messageId, type, key, body };
-      group.add([{ message, place, redrives: redrives + 1 }]);
+      group.add([{ message, place, at: clock.now(), redrives: redrives + 1 }]);
       return Promise.resolve(true);
     },
     remove: (id) => Promise.resolve(take(id) !== undefined),

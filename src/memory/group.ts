@@ -16,6 +16,8 @@ export interface Item {
   readonly message: EncodedMessage;
   /** Its place in the topic, which it keeps when it comes again. */
   readonly place: number;
+  /** When the topic took it in; when it was redriven, if it was. */
+  readonly at: number;
   readonly redrives: number;
   attempt: number;
   /** Handlers that have begun since it was last settled, retried or released. */
@@ -24,12 +26,17 @@ export interface Item {
   firstFailedAt: number | undefined;
   /** The next one of the same key. */
   follower: Item | undefined;
+  /** Its neighbours among the unsettled items of the group, in the order they came in. */
+  older: Item | undefined;
+  newer: Item | undefined;
 }
 
-/** What a group starts an item with. */
+/** What a group starts an item with: an entry of the topic's log. */
 export interface NewItem {
   readonly message: EncodedMessage;
   readonly place: number;
+  /** Wall clock in milliseconds. */
+  readonly at: number;
   readonly redrives?: number;
 }
 
@@ -41,6 +48,8 @@ export interface Group {
   readonly ready: number;
   readonly inFlight: number;
   readonly delayed: number;
+  /** When the oldest unsettled item came in. */
+  readonly oldestAt: number | undefined;
   /** Dead letters of this group. Kept by who keeps the dead letters. */
   dead: number;
   /** New items, and redriven ones. */
@@ -70,8 +79,25 @@ export function createGroup(name: string, clock: Clock): Group {
     serve();
   });
   const waiters = new Set<{ readonly max: number; readonly give: (items: Item[]) => void }>();
+  let oldest: Item | undefined;
+  let newest: Item | undefined;
   let inFlight = 0;
   let size = 0;
+
+  function link(item: Item): void {
+    item.older = newest;
+    if (newest) newest.newer = item;
+    else oldest = item;
+    newest = item;
+  }
+
+  function unlink(item: Item): void {
+    if (item.older) item.older.newer = item.newer;
+    else oldest = item.newer;
+    if (item.newer) item.newer.older = item.older;
+    else newest = item.older;
+    item.older = item.newer = undefined;
+  }
 
   function take(max: number): Item[] {
     const items: Item[] = [];
@@ -111,20 +137,16 @@ export function createGroup(name: string, clock: Clock): Group {
     get delayed() {
       return delayed.size;
     },
+    get oldestAt() {
+      return oldest?.at;
+    },
     dead: 0,
     add(items) {
       size += items.length;
-      for (const { message, place, redrives = 0 } of items) {
-        enter({
-          message,
-          place,
-          redrives,
-          attempt: 1,
-          starts: 0,
-          redelivered: false,
-          firstFailedAt: undefined,
-          follower: undefined,
-        });
+      for (const entry of items) {
+        const item = newItem(entry);
+        link(item);
+        enter(item);
       }
       serve();
     },
@@ -137,6 +159,7 @@ export function createGroup(name: string, clock: Clock): Group {
     settled(item) {
       inFlight--;
       size--;
+      unlink(item);
       const { key } = item.message;
       if (item.follower) ready.push(item.follower);
       else if (key !== undefined) lanes.delete(key);
@@ -155,5 +178,21 @@ export function createGroup(name: string, clock: Clock): Group {
       serve();
     },
     close: () => delayed.close(),
+  };
+}
+
+function newItem({ message, place, at, redrives = 0 }: NewItem): Item {
+  return {
+    message,
+    place,
+    at,
+    redrives,
+    attempt: 1,
+    starts: 0,
+    redelivered: false,
+    firstFailedAt: undefined,
+    follower: undefined,
+    older: undefined,
+    newer: undefined,
   };
 }

@@ -173,6 +173,7 @@ export function createSubscription(setting: SubscriptionSetting): Subscription {
       if (!item) return !isLost(delivery);
       item.attempt++;
       item.starts = 0;
+      item.redelivered = false;
       item.firstFailedAt ??= failure.at;
       group.later(item, delayMs);
       return true;
@@ -208,7 +209,10 @@ export function createSubscription(setting: SubscriptionSetting): Subscription {
     async release(deliveries) {
       checkOpen();
       const items = deliveries.map(settle).filter((item) => item !== undefined);
-      for (const item of items) item.starts = 0;
+      for (const item of items) {
+        item.starts = 0;
+        item.redelivered = false;
+      }
       group.back(items);
     },
     // deno-lint-ignore require-await -- rejects instead of throwing

@@ -31,6 +31,10 @@ export interface Topic {
   /** Place of the newest message. */
   readonly last: number;
   publish(messages: readonly EncodedMessage[], delayMs: number): void;
+  /** Takes back a message whose time has not come. `undefined` if there is none with this id. */
+  recall(id: string): EncodedMessage | undefined;
+  /** Gives a message that was taken back another time. */
+  later(message: EncodedMessage, delayMs: number): void;
   group(name: string, from: StartFrom): Group;
   /** Up to `limit` messages after `place` that are kept. */
   read(place: number, limit: number): NewItem[];
@@ -43,17 +47,35 @@ export interface Topic {
 export function createTopic(name: string, bounds: TopicBounds, clock: Clock, onGrown: () => void): Topic {
   const groups = new Map<string, Group>();
   const seen = recentIds();
-  const delayed = timetable<EncodedMessage>(clock, append);
-  let log: EncodedMessage[] = [];
+  const delayed = timetable<EncodedMessage>(clock, fallDue);
+  const recalls = new Map<string, () => EncodedMessage>(); // by id of a delayed message
+  let log: NewItem[] = [];
   let dropped = 0; // entries at the start of `log` that count as gone
   let last = 0;
+  let lastAt = 0;
 
   function append(messages: readonly EncodedMessage[]): void {
-    const items = messages.map((message) => ({ message, place: ++last }));
-    for (const message of messages) log.push(message);
+    lastAt = Math.max(lastAt, clock.now()); // a wall clock may be set back, the log is searched by time
+    const at = lastAt;
+    const items = messages.map((message) => ({ message, place: ++last, at }));
+    for (const item of items) log.push(item);
     trim(bounds.retention);
     for (const group of groups.values()) group.add(items);
     onGrown();
+  }
+
+  function fallDue(messages: readonly EncodedMessage[]): void {
+    for (const { id } of messages) recalls.delete(id);
+    append(messages);
+  }
+
+  function later(message: EncodedMessage, delayMs: number): void {
+    if (delayMs <= 0) return append([message]);
+    const takeBack = delayed.add(message, delayMs);
+    recalls.set(message.id, () => {
+      takeBack();
+      return message;
+    });
   }
 
   function trim(keep: number): void {
@@ -81,7 +103,18 @@ export function createTopic(name: string, bounds: TopicBounds, clock: Clock, onG
   function read(place: number, limit: number): NewItem[] {
     const start = Math.max(place + 1, first());
     const offset = dropped + start - first();
-    return log.slice(offset, offset + limit).map((message, index) => ({ message, place: start + index }));
+    return log.slice(offset, offset + limit);
+  }
+
+  /** The last place before a moment, found by halving. */
+  function placeBefore(since: number): number {
+    let low = dropped;
+    for (let high = log.length; low < high;) {
+      const middle = (low + high) >> 1;
+      if (log[middle]!.at < since) low = middle + 1;
+      else high = middle;
+    }
+    return first() + low - dropped - 1;
   }
 
   return {
@@ -100,14 +133,20 @@ export function createTopic(name: string, bounds: TopicBounds, clock: Clock, onG
       const fresh = messages.filter(({ id }) => seen.add(id));
       if (fresh.length === 0) return;
       if (delayMs <= 0) return append(fresh);
-      for (const message of fresh) delayed.add(message, delayMs);
+      for (const message of fresh) later(message, delayMs);
     },
+    recall(id) {
+      const message = recalls.get(id)?.();
+      recalls.delete(id);
+      return message;
+    },
+    later,
     group(groupName, from) {
       const known = groups.get(groupName);
       if (known) return known;
       const group = createGroup(groupName, clock);
       groups.set(groupName, group);
-      if (from === "start") group.add(read(0, Infinity));
+      if (from !== "now") group.add(read(from === "start" ? 0 : placeBefore(from.since), Infinity));
       return group;
     },
     read,

@@ -9,6 +9,9 @@
 import type { Abortable } from "../core/clock.ts";
 import type { EncodedMessage } from "../core/message.ts";
 import type { DeadLetters, Failure } from "./dead_letters.ts";
+import type { StartFrom } from "./start_from.ts";
+
+export type { StartFrom } from "./start_from.ts";
 
 /** Sends messages. All a producer, a relay or the edge needs. */
 export interface Publisher {
@@ -41,6 +44,8 @@ export interface Broker extends Publisher, AsyncDisposable {
    * Joins a group as a new consumer; creates topic and group if they do not exist. The group outlives its consumers.
    * A group that vanished on the server is created again from its last known place or from the start, never from
    * the end.
+   *
+   * @throws `UNSUPPORTED` for `from: { since }` without `features.replaySince`.
    */
   subscribe(topic: string, group: string, options?: SubscribeOptions): Promise<Subscription>;
 
@@ -74,19 +79,16 @@ export interface SubscribeOptions {
   readonly leaseMs?: number;
 }
 
-/**
- * Where a new group begins: with everything the topic still holds, with what is published from now on, or with what the
- * broker took in at or after a moment, in milliseconds since 1970 by the broker's clock.
- */
-export type StartFrom = "start" | "now" | { readonly since: number };
-
 /** A message handed to one consumer. Plain data; settle it through the {@linkcode Subscription} it came from. */
 export interface Delivery extends EncodedMessage {
   readonly topic: string;
   readonly group: string;
   /** 1 for the first try; one more for each try that {@linkcode Subscription.retry} ended. */
   readonly attempt: number;
-  /** Whether it was handed out before, to this or another consumer, and not settled. */
+  /**
+   * Whether it was handed out before, to this or another consumer, who then left it to its lease. False again after a
+   * retry or a release: only what may have taken its process with it is marked.
+   */
   readonly redelivered: boolean;
   /** The implementation's own handle. Opaque. */
   readonly token: string;
@@ -166,11 +168,14 @@ export interface GroupStatus extends GroupLag {
   readonly oldestMs?: number;
 }
 
-/** Messages whose time has not come. */
+/** Messages whose time has not come: those that were published with a delay. Retries are not among them. */
 export interface Scheduled {
-  /** Forgets it. False if it is not there (any more): it may have been handed out. */
+  /**
+   * Forgets it. False if it is not there (any more): it may have been handed out. An id that was cancelled may still
+   * be recognised when it is published again: give what takes its place another one.
+   */
   cancel(topic: string, id: string): Promise<boolean>;
-  /** Gives it another time, `delayMs` from now. False if it is not there (any more). */
+  /** Gives it another time, `delayMs` from now; 0 for at once. False if it is not there (any more). */
   reschedule(topic: string, id: string, delayMs: number): Promise<boolean>;
 }
 

@@ -10,6 +10,7 @@ import { checkName } from "../core/names.ts";
 import { type Observer, safeObserver } from "../core/observer.ts";
 import type { Broker, BrokerFeatures, SubscribeOptions, Subscription } from "../ports/broker.ts";
 import type { RedisDriver } from "../ports/redis.ts";
+import { checkStartFrom } from "../ports/start_from.ts";
 import { redisDeadLetters } from "./dead_letters.ts";
 import { ioredisDriver } from "./ioredis.ts";
 import { groupKeys, topicKeys } from "./keys.ts";
@@ -117,6 +118,7 @@ export function redis(options: RedisOptions): Broker {
     checkName("topic", topic);
     checkName("group", group);
     checkRange("leaseMs", leaseMs, 50, 86_400_000);
+    checkStartFrom(from, features(dedupWindowMs));
     const keys = groupKeys(prefix, topic, group);
     const joined = await subscription({ topic, group, keys, from, leaseMs }, context);
     const dispose = async (): Promise<void> => {

@@ -92,7 +92,7 @@ export function toDelivery(
   if (kind === 1 && fields[0] === STATE) {
     const { attempt } = decodeState(fields[1]);
     const token = `${kind}:${entryId}:${count}`;
-    return delivery(member, decodeMessageFields(entryId, fields.slice(2)), attempt, true, token);
+    return delivery(member, decodeMessageFields(entryId, fields.slice(2)), attempt, count > 1, token);
   }
   const token = kind === 0 && count === 1 ? `0:${entryId}:1` : `${kind}:${entryId}:${count}`;
   return delivery(member, decodeMessageFields(entryId, fields), 1, count > 1, token);

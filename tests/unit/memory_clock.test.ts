@@ -22,7 +22,7 @@ test("days of delays, retries and leases pass in a moment, and nothing happens b
   assert.deepEqual(await group.pull(1, now), []);
   await clock.advance(1);
   const [second] = await group.pull(1, now);
-  assert.deepEqual([second?.attempt, second?.redelivered], [2, true]);
+  assert.deepEqual([second?.attempt, second?.redelivered], [2, false]);
   await clock.advance(3_599_999);
   assert.deepEqual(await group.extend([second!]), []);
   await clock.advance(3_599_999);

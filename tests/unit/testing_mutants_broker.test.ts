@@ -403,6 +403,99 @@ const MUTANTS: ReadonlyArray<readonly [what: string, foundBy: string, break_: Br
     },
   ],
   [
+    "counts a start for all that it hands out",
+    "counts the handlers that began, through lost leases, and not the neighbours",
+    subscriptions(({ pull, begin }) => ({
+      async pull(max, options) {
+        const some = await pull(max, options);
+        for (const delivery of some) await begin(delivery);
+        return some;
+      },
+    })),
+  ],
+  [
+    "forgets starts when the lease runs out",
+    "counts the handlers that began, through lost leases",
+    subscriptions(({ begin }) => ({ begin: async (delivery) => await begin(delivery) && 1 })),
+  ],
+  [
+    "lets anybody start",
+    "a start by the former owner of a lost lease is refused",
+    subscriptions(({ begin }) => ({ begin: async (delivery) => await begin(delivery) ?? 1 })),
+  ],
+  [
+    "marks nothing as redelivered",
+    "marks as redelivered what was left to its lease",
+    deliveries((delivery) => ({ ...delivery, redelivered: false })),
+  ],
+  [
+    "marks a retry as redelivered",
+    "marks as redelivered what was left to its lease, and not what was retried",
+    deliveries((delivery) => ({ ...delivery, redelivered: delivery.redelivered || delivery.attempt > 1 })),
+  ],
+  [
+    "lists only the groups of this connection",
+    "lists groups that another connection has joined",
+    (broker, { count }) => {
+      const joined = new Set<string>([String(count)]);
+      return {
+        ...broker,
+        subscribe(topic, group, options) {
+          joined.add(`${topic} ${group}`);
+          return broker.subscribe(topic, group, options);
+        },
+        groups: async (filter) =>
+          (await broker.groups(filter)).filter(({ topic, group }) => joined.has(`${topic} ${group}`)),
+      };
+    },
+  ],
+  [
+    "tells no ages",
+    "says for how long the oldest unsettled message has waited",
+    (broker) => ({
+      ...broker,
+      groups: async (filter) => (await broker.groups(filter)).map((status) => ({ ...status, oldestMs: 0 })),
+    }),
+  ],
+  [
+    "takes a moment for the start",
+    "begins a new group with what came in at or after a moment",
+    resubscribe((topic, group, { from, ...options } = {}) => [
+      topic,
+      group,
+      typeof from === "object" && from !== null && from.since > 0
+        ? options
+        : { ...options, ...(from ? { from } : {}) },
+    ]),
+  ],
+  [
+    "says that it has cancelled, and has not",
+    "calls a delayed message off",
+    (broker) => ({
+      ...broker,
+      scheduled: {
+        ...broker.scheduled!,
+        async cancel(topic, id) {
+          const there = await broker.scheduled!.reschedule(topic, id, 400);
+          return there;
+        },
+      },
+    }),
+  ],
+  [
+    "moves a message and keeps it at its old time",
+    "gives a delayed message an earlier time, and another a later one",
+    (broker) => ({
+      ...broker,
+      scheduled: { ...broker.scheduled!, reschedule: () => Promise.resolve(true) },
+    }),
+  ],
+  [
+    "counts all dead letters whatever the filter",
+    "lists by topic, group, type, error and time",
+    deadLetters(({ count }) => ({ count: ({ group: _, ...filter }) => count(filter) })),
+  ],
+  [
     "counts nothing in flight",
     "counts what is ready, in flight, delayed and dead",
     subscriptions(({ lag }) => ({ lag: async () => ({ ...await lag(), inFlight: 0 }) })),

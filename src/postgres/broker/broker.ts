@@ -16,6 +16,7 @@ import type {
   Subscription,
 } from "../../ports/broker.ts";
 import type { SqlSession } from "../../ports/sql.ts";
+import { checkStartFrom } from "../../ports/start_from.ts";
 import { checkSignal, columns } from "../context.ts";
 import { type BrokerContext, checkOpen } from "./context.ts";
 import { deadLetters } from "./dead_letters.ts";
@@ -88,6 +89,7 @@ export function postgresBroker(context: BrokerContext): Broker {
     checkName("topic", topic);
     checkName("group", group);
     checkRange("leaseMs", options.leaseMs ?? 30_000, 1, MAX_DELAY_MS);
+    checkStartFrom(options.from ?? "start", FEATURES);
     checkOpen(closed === undefined);
     const subscription = await subscribe(context, topic, group, {
       ...options,

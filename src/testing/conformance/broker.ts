@@ -11,11 +11,14 @@ import type { Broker } from "../../ports/broker.ts";
 import type { TestRunner } from "../runner.ts";
 import { deadLetterTests } from "./broker/dead_letters.ts";
 import { deliveryTests } from "./broker/delivery.ts";
+import { groupTests } from "./broker/groups.ts";
 import { lifecycleTests } from "./broker/lifecycle.ts";
 import { logTests } from "./broker/log.ts";
 import { orderTests } from "./broker/order.ts";
 import { publishTests } from "./broker/publish.ts";
+import { scheduledTests } from "./broker/scheduled.ts";
 import { settlementTests } from "./broker/settlement.ts";
+import { startTests } from "./broker/starts.ts";
 import { brokerSuite } from "./broker/world.ts";
 
 /** A broker for one test. */
@@ -79,6 +82,9 @@ export async function brokerConformance(options: BrokerConformanceOptions): Prom
   publishTests(suite);
   deliveryTests(suite);
   settlementTests(suite);
+  startTests(suite);
+  scheduledTests(suite);
+  groupTests(suite);
   orderTests(suite);
   deadLetterTests(suite);
   logTests(suite);

@@ -81,6 +81,17 @@ export function deadLetterTests({ test }: BrokerSuite): void {
     deepEqual(await times({ group: "one", before: 2_000 }), [1_000], "before a time");
     deepEqual(await times({ group: "nobody" }), [], "of no group");
     deepEqual(await times({ topic: world.unique("other") }), [], "of no topic");
+    const counts: readonly [filter: object, expected: number][] = [
+      [{}, 6],
+      [{ group: "two" }, 3],
+      [{ group: "one", error: "Timeout" }, 2],
+      [{ type: "a.happened", before: 3_000 }, 2],
+      [{ group: "nobody" }, 0],
+    ];
+    for (const [filter, expected] of counts) {
+      const found = await world.broker.deadLetters.count({ topic: world.topic, ...filter });
+      equal(found, expected, `count of ${JSON.stringify(filter)}`);
+    }
 
     const paged: DeadLetter[] = [];
     let page: readonly DeadLetter[] = await world.broker.deadLetters.list({ topic: world.topic }, {

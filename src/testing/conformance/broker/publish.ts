@@ -5,12 +5,12 @@
  */
 import { deepEqual, equal, eventually, ok, rejects } from "../../assert.ts";
 import { awkwardBodies, idsOf } from "../messages.ts";
-import type { BrokerSuite } from "./world.ts";
+import { type BrokerSuite, FEATURES } from "./world.ts";
 
 /** Registers the tests about {@linkcode Publisher.publish}. */
 export function publishTests({ test, features }: BrokerSuite): void {
   test("every feature it lacks comes with a reason", async ({ broker }) => {
-    for (const name of ["persistent", "replay", "keyOrder", "delay", "deduplicates", "fencedAck"] as const) {
+    for (const name of FEATURES) {
       ok(broker.features[name] || broker.features.reasons[name], `features.reasons.${name} is missing`);
     }
     await broker.ping();

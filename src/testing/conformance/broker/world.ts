@@ -22,6 +22,20 @@ import { idsOf, testMessage, type TestMessageOptions, uniqueNames } from "../mes
 /** What a test needs besides the port itself: a feature, the log, or a hook of {@linkcode BrokerUnderTest}. */
 export type Need = keyof BrokerFeatures["reasons"] | "log" | "restart" | "trim" | "secondConnection";
 
+/** The features that are true or false. */
+export const FEATURES: ReadonlyArray<keyof BrokerFeatures["reasons"]> = [
+  "persistent",
+  "replay",
+  "keyOrder",
+  "delay",
+  "deduplicates",
+  "fencedAck",
+  "replaySince",
+  "countsStarts",
+  "listsGroups",
+  "reschedules",
+];
+
 /** Registers tests, skipping those whose needs are not met. */
 export interface BrokerSuite {
   readonly features: BrokerFeatures;
@@ -94,7 +108,7 @@ function missingNeeds(
   { broker, restart, trim, secondConnection }: BrokerUnderTest,
 ): ReadonlyMap<Need, string> {
   const missing = new Map<Need, string>();
-  for (const feature of ["persistent", "replay", "keyOrder", "delay", "deduplicates", "fencedAck"] as const) {
+  for (const feature of FEATURES) {
     if (broker.features[feature]) continue;
     missing.set(
       feature,
