@@ -30,6 +30,8 @@ export function embeddedStore(clock: Clock): Store {
     inbox: port("inbox"),
     checkpoints: port("checkpoints"),
     leases: port("leases"),
+    projections: port("projections"),
+    snapshots: port("snapshots"),
     sagas: port("sagas"),
     idempotency: port("idempotency"),
     sql: noSql as unknown as Sql,

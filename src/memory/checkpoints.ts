@@ -25,5 +25,6 @@ export function memoryCheckpoints(session: Session, rows: CheckpointRows): Check
           { details: { name, expected: `${from}`, current: `${current}` } },
         );
       }),
+    remove: (name) => session.run(() => rows.delete(session, name)),
   };
 }

@@ -124,6 +124,7 @@ export function memoryEventStore(
     async readAll(after, options) {
       const { limit, waitMs = 0, signal } = options;
       checkRange("limit", limit, 1, 1_000_000, true);
+      if (options.lane) checkRange("lane.index", options.lane.index, 0, options.lane.of - 1, true);
       if (signal?.aborted) throw aborted(signal);
       const end = clock.monotonic() + waitMs;
       let page = await session.run(() => readAll(after, options));
@@ -133,6 +134,8 @@ export function memoryEventStore(
       }
       return page;
     },
+    head: () => session.run(() => rows.lastPosition),
+    has: (stream, id) => session.run(() => rows.streams.get(stream)?.versions.has(id) ?? false),
   };
 }
 
@@ -164,12 +167,20 @@ function slice(events: readonly StoredEvent[], options: StreamReadOptions): read
   return events.slice(Math.max(0, end - limit), end).reverse();
 }
 
-function filter({ types, correlationId, since }: AllReadOptions): (recording: Recording) => boolean {
+function filter({ types, correlationId, since, lane }: AllReadOptions): (recording: Recording) => boolean {
   const wanted = types && new Set(types);
   return (recording) =>
     (!wanted || wanted.has(recording.event.type)) &&
+    (!lane || laneOf(recording.event.stream, lane.of) === lane.index) &&
     (correlationId === undefined || recording.correlationId === correlationId) &&
     (since === undefined || recording.at >= since);
+}
+
+/** FNV-1a over UTF-16 units (http://www.isthe.com/chongo/tech/comp/fnv/). */
+function laneOf(stream: string, lanes: number): number {
+  let hash = 0x811c9dc5;
+  for (let at = 0; at < stream.length; at++) hash = Math.imul(hash ^ stream.charCodeAt(at), 0x01000193);
+  return (hash >>> 0) % lanes;
 }
 
 function firstAfter(all: readonly Recording[], position: bigint): number {

@@ -51,6 +51,11 @@ export function memoryLeases(session: Session, setting: LeaseSetting): Leases {
           rows.set(session, lease.name, { owner: undefined, epoch: lease.epoch, until: 0 });
         }
       }),
+    revoke: (name) =>
+      session.run(() => {
+        const row = rows.get(name);
+        if (row) rows.set(session, name, { owner: undefined, epoch: row.epoch, until: 0 });
+      }),
     // The transaction has the store for itself, so what holds now holds until it ends.
     assert: (lease) => session.run(() => assertLease(setting, lease)),
   };

@@ -15,8 +15,10 @@ import { memoryInbox } from "./inbox.ts";
 import { assertLease, memoryLeases } from "./leases.ts";
 import { noSql } from "./no_sql.ts";
 import { memoryOutbox, outboxRows } from "./outbox.ts";
+import { memoryProjections } from "./projections.ts";
 import { memorySagaStore } from "./saga_store.ts";
 import { createSessions, type Session } from "./session.ts";
+import { memorySnapshots } from "./snapshots.ts";
 import { createTable } from "./table.ts";
 
 /** Options of {@linkcode memoryStore}. */
@@ -74,6 +76,11 @@ function portsOver(
   const inbox = { rows: createTable<{ at: number }>(), clock };
   const checkpoints = createTable<bigint>();
   const leases: Parameters<typeof memoryLeases>[1] = { rows: createTable(), clock };
+  const projections: Parameters<typeof memoryProjections>[1] = {
+    controls: createTable(),
+    parked: createTable(),
+  };
+  const snapshots: Parameters<typeof memorySnapshots>[1] = { rows: createTable(), clock };
   const sagas: Parameters<typeof memorySagaStore>[1] = { rows: createTable(), clock };
   const idempotency: Parameters<typeof memoryIdempotency>[1] = { rows: createTable(), clock };
   return (session, waits) => ({
@@ -86,6 +93,8 @@ function portsOver(
     inbox: memoryInbox(session, inbox),
     checkpoints: memoryCheckpoints(session, checkpoints),
     leases: memoryLeases(session, leases),
+    projections: memoryProjections(session, projections),
+    snapshots: memorySnapshots(session, snapshots),
     sagas: memorySagaStore(session, sagas),
     idempotency: memoryIdempotency(session, idempotency),
     sql: noSql,

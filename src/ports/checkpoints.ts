@@ -16,4 +16,7 @@ export interface Checkpoints {
    * @throws `LEASE_LOST` if it does not stand at `from`: another worker moved it.
    */
   advance(name: string, from: bigint, to: bigint): Promise<void>;
+
+  /** Forgets it: it stands at 0 again. */
+  remove(name: string): Promise<void>;
 }

@@ -67,6 +67,12 @@ export interface EventStore {
    * only returned when nothing before it can still appear.
    */
   readAll(after: bigint, options: AllReadOptions): Promise<AllPage>;
+
+  /** How far {@linkcode EventStore.readAll} can look at the moment. */
+  head(): Promise<bigint>;
+
+  /** Whether the stream has an event with this id. */
+  has(stream: string, id: string): Promise<boolean>;
 }
 
 /** Options of {@linkcode EventStore.readStream}. */
@@ -84,6 +90,11 @@ export interface AllReadOptions extends Abortable {
   readonly limit: number;
   /** Only these types. @default all */
   readonly types?: readonly string[];
+  /**
+   * Only the streams of one lane, `index` from 0 to `of - 1`. Which one a stream belongs to follows from a hash of its
+   * name that never changes in a store.
+   */
+  readonly lane?: { readonly index: number; readonly of: number };
   /** Only events whose correlation id is this. */
   readonly correlationId?: string;
   /** Only events recorded at or after this time, in milliseconds since 1970. */

@@ -29,6 +29,12 @@ export interface Leases {
   release(lease: Lease): Promise<void>;
 
   /**
+   * Takes it from whoever holds it, whose writes under it are refused from now on, and gives it to nobody. Waits for
+   * transactions that have asserted it.
+   */
+  revoke(name: string): Promise<void>;
+
+  /**
    * Holds the lease in place until the surrounding transaction ends. The fence: call it in every transaction whose
    * writes are only allowed to the holder.
    *

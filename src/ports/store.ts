@@ -10,7 +10,9 @@ import type { IdempotencyKeys } from "./idempotency.ts";
 import type { Inbox } from "./inbox.ts";
 import type { Leases } from "./leases.ts";
 import type { Outbox } from "./outbox.ts";
+import type { ProjectionStore } from "./projections.ts";
 import type { SagaStore } from "./saga_store.ts";
+import type { Snapshots } from "./snapshots.ts";
 import type { Sql } from "./sql.ts";
 
 /** The ports of a store. The same set exists outside and inside a transaction. */
@@ -20,6 +22,8 @@ export interface StorePorts {
   readonly inbox: Inbox;
   readonly checkpoints: Checkpoints;
   readonly leases: Leases;
+  readonly projections: ProjectionStore;
+  readonly snapshots: Snapshots;
   readonly sagas: SagaStore;
   readonly idempotency: IdempotencyKeys;
   /** SQL of the same session. On stores without SQL every call rejects with `UNSUPPORTED`. */

@@ -27,7 +27,11 @@ export function checkpoints(session: SqlSession, schema: string): Checkpoints {
     );
   }
 
-  return { load, advance };
+  async function remove(name: string): Promise<void> {
+    await session.query(removeSql(schema), [checkText("checkpoint", name)]);
+  }
+
+  return { load, advance, remove };
 }
 
 /** `$1` name. */
@@ -42,3 +46,6 @@ where $2::bigint = 0 or exists (select from ${schema}.checkpoints where name = $
 on conflict (name) do update set position = excluded.position, moved_at = clock_timestamp()
 where c.position = $2::bigint
 returning 1`;
+
+/** `$1` name. */
+const removeSql = (schema: string): string => `delete from ${schema}.checkpoints where name = $1::text`;

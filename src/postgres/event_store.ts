@@ -62,6 +62,7 @@ export function eventStore(context: StoreContext, scope: Scope): EventStore {
 
   async function readAll(after: bigint, options: AllReadOptions): Promise<AllPage> {
     checkRange("limit", options.limit, 1, MAX_LIMIT, true);
+    if (options.lane) checkRange("lane.index", options.lane.index, 0, options.lane.of - 1, true);
     let position = after;
     const look = async (): Promise<AllPage | undefined> => {
       const page = await readPage(position, options);
@@ -74,7 +75,8 @@ export function eventStore(context: StoreContext, scope: Scope): EventStore {
   }
 
   async function readPage(after: bigint, options: AllReadOptions): Promise<AllPage> {
-    const filters = [options.types, options.correlationId, options.since].filter((filter) =>
+    const { types, correlationId, since, lane } = options;
+    const filters = [types, correlationId, since, lane?.of, lane?.index].filter((filter) =>
       filter !== undefined
     );
     const marks = watermark.values({ mayMark: !inTransaction });
@@ -90,7 +92,18 @@ export function eventStore(context: StoreContext, scope: Scope): EventStore {
     return { events, position: lookedTo > after ? lookedTo : after };
   }
 
-  return { append, readStream, readAll };
+  async function head(): Promise<bigint> {
+    const marks = watermark.values({ mayMark: !inTransaction });
+    const [row] = await session.query<HorizonRow>(headSql(schema), marks);
+    return row ? watermark.learn(row) : 0n;
+  }
+
+  async function has(stream: string, id: string): Promise<boolean> {
+    const rows = await session.query(hasSql(schema), [checkText("stream", stream), id]);
+    return rows.length > 0;
+  }
+
+  return { append, readStream, readAll, head, has };
 }
 
 /**
@@ -112,14 +125,15 @@ order by e.version ${backwards ? "desc" : "asc"} limit $3::int`;
 
 /**
  * `$1` to `$4` see {@linkcode horizon}; `$5` after, `$6` limit; then, in this order and only if given, the types, the
- * correlation id, and the time in milliseconds. At least one row comes back; without events it has nulls in their place.
+ * correlation id, the time in milliseconds, and how many lanes there are and which is wanted. At least one row comes back; without events it has nulls in their place.
  */
-const readAllSql = (schema: string, { types, correlationId, since }: AllReadOptions): string => {
+const readAllSql = (schema: string, { types, correlationId, since, lane }: AllReadOptions): string => {
   let next = 7;
   const filters = [
     types && `and e.type = any($${next++}::text[])`,
     correlationId !== undefined && `and e.correlation_id = $${next++}::text`,
     since !== undefined && `and e.recorded_at >= to_timestamp($${next++}::float8 / 1000)`,
+    lane && `and ${laneSql("e.stream")} % $${next++}::int = $${next++}::int`,
   ].filter(Boolean).join(" ");
   return `with ${horizon(`${schema}.events`)}
 select h.*, e.* from horizon h left join lateral (
@@ -127,6 +141,19 @@ select h.*, e.* from horizon h left join lateral (
   where e.pos > $5::bigint and e.pos <= h.safe ${filters} order by e.pos limit $6::int
 ) e on true order by e.pos`;
 };
+
+/** 24 bits of SHA-256: unlike `hashtext`, the same in every version of Postgres. */
+const laneSql = (stream: string): string => {
+  const hash = `sha256(convert_to(${stream}, 'UTF8'))`;
+  return `(get_byte(${hash}, 0) * 65536 + get_byte(${hash}, 1) * 256 + get_byte(${hash}, 2))`;
+};
+
+/** `$1` to `$4` see {@linkcode horizon}. */
+const headSql = (schema: string): string => `with ${horizon(`${schema}.events`)} select * from horizon`;
+
+/** `$1` stream, `$2` event id. */
+const hasSql = (schema: string): string =>
+  `select 1 from ${schema}.events where stream = $1::text and id = $2::text`;
 
 const EVENT_COLUMNS = "e.pos, e.stream, e.version, e.id, e.type, e.key, e.body";
 

@@ -25,12 +25,16 @@ export function leases(session: SqlSession, schema: string): Leases {
     await session.query(releaseSql(schema), [name, owner, epoch]);
   }
 
+  async function revoke(name: string): Promise<void> {
+    await session.query(revokeSql(schema), [checkText("lease name", name)]);
+  }
+
   async function assert(lease: Lease): Promise<void> {
     const rows = await session.query(assertSql(schema), [lease.name, lease.owner, lease.epoch]);
     if (rows.length === 0) throw leaseLost(lease);
   }
 
-  return { acquire, renew, release, assert };
+  return { acquire, renew, release, revoke, assert };
 }
 
 /** The error for a write that only the holder of a lease may make. */
@@ -63,6 +67,10 @@ returning 1`;
 const releaseSql = (schema: string): string =>
   `update ${schema}.leases set owner = null, expires_at = clock_timestamp()
 where name = $1::text and owner = $2::text and epoch = $3::int`;
+
+/** `$1` name. Waits for those who hold it in place. */
+const revokeSql = (schema: string): string =>
+  `update ${schema}.leases set owner = null, expires_at = clock_timestamp() where name = $1::text`;
 
 /** `$1` name, `$2` owner, `$3` epoch. Nobody can take the lease until the transaction ends. */
 const assertSql = (schema: string): string =>

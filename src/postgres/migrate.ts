@@ -9,11 +9,13 @@ import type { SqlDriver, SqlSession } from "../ports/sql.ts";
 import { storeMigration } from "./migrations/0001_store.ts";
 import { brokerMigration } from "./migrations/0002_broker.ts";
 import { brokerStartsMigration } from "./migrations/0003_broker_starts.ts";
+import { projectionMigration } from "./migrations/0004_projections.ts";
 
 const MIGRATIONS: ReadonlyArray<(quotedSchema: string) => readonly string[]> = [
   storeMigration,
   brokerMigration,
   brokerStartsMigration,
+  projectionMigration,
 ];
 
 /**

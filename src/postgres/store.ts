@@ -20,7 +20,9 @@ import { leases } from "./leases.ts";
 import { maintenance, type Pruned } from "./maintenance.ts";
 import { checkMigrated, migrate, quoteSchema } from "./migrate.ts";
 import { outbox } from "./outbox.ts";
+import { projections } from "./projections.ts";
 import { sagas } from "./sagas.ts";
+import { snapshots } from "./snapshots.ts";
 import { sqlTag } from "./tag.ts";
 import { createBell, createBells } from "./wakeup.ts";
 import { watermark } from "./watermark.ts";
@@ -150,6 +152,8 @@ function ports(context: StoreContext, scope: Scope): StorePorts {
     inbox: inbox(session, schema),
     checkpoints: checkpoints(session, schema),
     leases: leases(session, schema),
+    projections: projections(session, schema),
+    snapshots: snapshots(session, schema),
     sagas: sagas(session, schema),
     idempotency: idempotencyKeys(session, schema),
     sql: sqlTag(session),

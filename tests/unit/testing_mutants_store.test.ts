@@ -162,6 +162,52 @@ const MUTANTS: ReadonlyArray<readonly [what: string, foundBy: string, break_: Br
     })),
   ],
   [
+    "revokes nothing",
+    "leases: that are revoked belong to nobody",
+    port("leases", () => ({ revoke: () => Promise.resolve() })),
+  ],
+  [
+    "keeps a removed checkpoint",
+    "checkpoints: stand at 0 again",
+    port("checkpoints", () => ({ remove: () => Promise.resolve() })),
+  ],
+  [
+    "saves a projection over another change",
+    "projections: are saved by one of ten",
+    port("projections", ({ load, save }) => ({
+      save: async (control) => save({ ...control, revision: (await load(control.name))?.revision ?? 0 }),
+    })),
+  ],
+  [
+    "mixes the parked events of two builds",
+    "projections: parked events are listed in order",
+    port("projections", ({ parked }) => ({
+      parked: async (filter) =>
+        (await Promise.all([1, 2].map((build) => parked({ ...filter, build })))).flat(),
+    })),
+  ],
+  [
+    "gives a snapshot to another fold",
+    "snapshots: belong to a stream and a fold",
+    port("snapshots", ({ load, save }) => ({
+      load: (stream) => load(stream, "fold"),
+      save: (snapshot) => save({ ...snapshot, fold: "fold" }),
+    })),
+  ],
+  [
+    "reads all lanes",
+    "divides the streams into lanes",
+    port(
+      "events",
+      ({ readAll }) => ({ readAll: (after, { lane: _, ...options }) => readAll(after, options) }),
+    ),
+  ],
+  [
+    "finds an event of any stream",
+    "knows how far it can look, and whether a stream has an event",
+    port("events", () => ({ has: () => Promise.resolve(true) })),
+  ],
+  [
     "lets anybody mark messages as sent",
     "outbox: marks nothing for a worker whose lease is lost",
     port("outbox", ({ markSent }, { leases }) => ({

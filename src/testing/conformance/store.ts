@@ -1,5 +1,6 @@
 /**
- * The conformance suite of the store: outbox, inbox, checkpoints, leases, sagas, idempotency keys, transactions.
+ * The conformance suite of the store: outbox, inbox, checkpoints, leases, projections, snapshots,
+ * sagas, idempotency keys, transactions.
  *
  * @module
  */
@@ -8,7 +9,9 @@ import { idempotencyTests } from "./store/idempotency.ts";
 import { inboxTests } from "./store/inbox.ts";
 import { leaseTests } from "./store/leases.ts";
 import { outboxTests } from "./store/outbox.ts";
+import { projectionTests } from "./store/projections.ts";
 import { sagaTests } from "./store/sagas.ts";
+import { snapshotTests } from "./store/snapshots.ts";
 import { transactionTests } from "./store/transactions.ts";
 import { type StoreConformanceOptions, storeSuite } from "./store_world.ts";
 
@@ -38,6 +41,8 @@ export async function storeConformance(options: StoreConformanceOptions): Promis
   inboxTests(suite);
   checkpointTests(suite);
   leaseTests(suite);
+  projectionTests(suite);
+  snapshotTests(suite);
   sagaTests(suite);
   idempotencyTests(suite);
 }

@@ -27,6 +27,51 @@ export function readAllTests({ test }: StoreSuite): void {
     }
   });
 
+  test("divides the streams into lanes: each event is in one, and a stream stays in its own", async (world) => {
+    const { events } = world.store;
+    const start = await world.end();
+    const all: StoredEvent[] = [];
+    for (let n = 0; n < 40; n++) {
+      const stream = world.unique("lane");
+      await events.append([{ stream, expected: 0, events: world.events(2) }]);
+    }
+    all.push(...await readUntil(world, start, 80, { limit: 1_000 }));
+    for (const  of of[1, 3]) {
+      const lanes = await Promise.all(Array.from({ length: of }, async (_, index) => {
+        const page = await events.readAll(start, { limit: 1_000, lane: { index, of } });
+        ok(page.position >= all.at(-1)!.position, "how far a lane looked");
+        return page.events;
+      }));
+      for (const lane of lanes) checkOrder(lane);
+      deepEqual(idsOf(lanes.flat()).toSorted(), idsOf(all).toSorted(), `the events of ${of} lanes`);
+      const laneOf = new Map<string, number>();
+      for (const [index, lane] of lanes.entries()) {
+        ok(lane.length > 0, `lane ${index} of ${of} is empty`);
+        for (const { stream } of lane) equal(laneOf.get(stream) ?? index, index, `the lane of ${stream}`);
+        for (const { stream } of lane) laneOf.set(stream, index);
+      }
+    }
+    await rejects(
+      events.readAll(start, { limit: 1, lane: { index: 2, of: 2 } }),
+      "INVALID_ARGUMENT",
+      "lane 2 of 2",
+    );
+  });
+
+  test("knows how far it can look, and whether a stream has an event", async (world) => {
+    const { events } = world.store;
+    const start = await world.end();
+    const [stream, other] = [world.unique("s"), world.unique("s")];
+    const one = world.event();
+    const [result] = await events.append([{ stream, expected: 0, events: [one] }]);
+    await events.append([{ stream: other, expected: 0, events: [world.event()] }]);
+    await readUntil(world, start, 2, { limit: 10 });
+    ok(await events.head() > result!.position, "the head");
+    equal(await events.has(stream, one.id), true, "its own event");
+    equal(await events.has(other, one.id), false, "another stream's event");
+    equal(await events.has(world.unique("s"), one.id), false, "an unknown stream");
+  });
+
   test("finds events by type, correlation id and time", async (world) => {
     const { events } = world.store;
     const start = await world.end();

@@ -57,4 +57,15 @@ export function checkpointTests({ test }: StoreSuite): void {
     await work.catch(() => {});
     equal(await store.checkpoints.load(name), 3n, "afterwards");
   });
+
+  test("checkpoints: stand at 0 again when they are removed", async ({ store: { checkpoints }, ...world }) => {
+    const [name, other] = [world.unique("reader"), world.unique("reader")];
+    await checkpoints.advance(name, 0n, 3n);
+    await checkpoints.advance(other, 0n, 3n);
+    await checkpoints.remove(name);
+    await checkpoints.remove(world.unique("reader"));
+    equal(await checkpoints.load(name), 0n, "the removed one");
+    equal(await checkpoints.load(other), 3n, "the other one");
+    await rejects(checkpoints.advance(name, 3n, 4n), "LEASE_LOST", "an advance from where it stood");
+  });
 }

@@ -129,4 +129,33 @@ export function leaseTests({ test }: StoreSuite): void {
     deepEqual(order, ["written", "taken over"], "order");
     equal(await store.checkpoints.load(reader), 1n, "what was written");
   });
+
+  test("leases: that are revoked belong to nobody, and the former holder is refused also if it takes it again", async ({ store: { leases }, ...world }) => {
+    const name = world.unique("lease");
+    await leases.revoke(name);
+    const lease = await leases.acquire(name, "one", 60_000);
+    ok(lease, "the first acquire");
+    await leases.revoke(name);
+    await rejects(leases.assert(lease), "LEASE_LOST", "assert after it was revoked");
+    equal(await leases.renew(lease, 60_000), false, "renew after it was revoked");
+    const again = await leases.acquire(name, "one", 60_000);
+    equal(again?.epoch, lease.epoch + 1, "epoch of the next one");
+    await rejects(leases.assert(lease), "LEASE_LOST", "assert of the first one");
+  });
+
+  test("leases: revoking one waits for the transaction that holds it in place", async ({ store, ...world }) => {
+    const other = await world.connect();
+    const name = world.unique("lease");
+    const lease = await store.leases.acquire(name, "one", 60_000);
+    const order: string[] = [];
+    let revoking: Promise<unknown> = Promise.resolve();
+    await store.transaction(async ({ leases }) => {
+      await leases.assert(lease!);
+      revoking = other.leases.revoke(name).then(() => order.push("revoked"));
+      await world.sleep(50);
+      order.push("written");
+    });
+    await revoking;
+    deepEqual(order, ["written", "revoked"], "order");
+  });
 }
