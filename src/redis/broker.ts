@@ -8,16 +8,18 @@ import { type Clock, systemClock } from "../core/clock.ts";
 import { MillstreamError } from "../core/errors.ts";
 import { checkName } from "../core/names.ts";
 import { type Observer, safeObserver } from "../core/observer.ts";
-import type { Broker, BrokerFeatures, SubscribeOptions, Subscription } from "../ports/broker.ts";
+import type { Broker, BrokerFeatures, GroupStatus, SubscribeOptions, Subscription } from "../ports/broker.ts";
 import type { RedisDriver } from "../ports/redis.ts";
 import { checkStartFrom } from "../ports/start_from.ts";
 import { redisDeadLetters } from "./dead_letters.ts";
 import { ioredisDriver } from "./ioredis.ts";
 import { groupKeys, topicKeys } from "./keys.ts";
+import { allGroups } from "./lag.ts";
 import { topicLog } from "./log.ts";
-import { PROMOTE } from "./lua/publish.ts";
+import { PROMOTE_DELAYED } from "./lua/publish.ts";
 import { publisher } from "./publisher.ts";
 import { asUnavailable } from "./replies.ts";
+import { redisScheduled } from "./scheduled.ts";
 import { subscription, type SubscriptionContext } from "./subscription.ts";
 import { wakeups } from "./wakeups.ts";
 
@@ -66,8 +68,10 @@ export interface RedisCommonOptions {
  *   start, and `data-loss-suspected` is reported.
  * - **Leases** run by the server's clock. What a dead consumer held is taken over within two seconds after its lease
  *   ran out, by any consumer of the group that is pulling. Late settlements are refused, on the server.
- * - **Order**: the log keeps the order of publishing, and one consumer gets it in that order. Retried and released
- *   messages come later; several consumers share a group without regard to keys.
+ * - **Order**: the log keeps the order of publishing. Of the messages with one key, a group has one out at a time, in
+ *   that order, across all its consumers, through retries, releases and crashes; other keys and messages without a key
+ *   do not wait for it. A dead letter lets its followers go on, and comes back behind them. While 10,000 messages wait
+ *   for earlier ones of their keys, a group reads no further in the log.
  *
  * Creating it does no I/O. It holds one connection, plus one for each subscription and for each topic that is
  * followed as a log.
@@ -103,10 +107,11 @@ export function redis(options: RedisOptions): Broker {
 
   function delayed(topic: string, delayMs: number): void {
     const keys = topicKeys(prefix, topic);
+    const names = [keys.delayed, keys.delayedIds, keys.log];
     timers.plan(
       keys.delayed,
       delayMs,
-      async () => await connection.script(PROMOTE, [keys.delayed, keys.log], [], { timeoutMs }) as number,
+      async () => await connection.script(PROMOTE_DELAYED, names, [], { timeoutMs }) as number,
     );
   }
 
@@ -164,6 +169,12 @@ export function redis(options: RedisOptions): Broker {
     };
   }
 
+  async function groups({ topic }: { readonly topic?: string } = {}): Promise<readonly GroupStatus[]> {
+    if (topic !== undefined) checkName("topic", topic);
+    return await allGroups(connection, prefix, topic, timeoutMs);
+  }
+
+  const scheduled = redisScheduled({ connection, prefix, timeoutMs, delayed });
   const dead = redisDeadLetters({ connection, prefix, timeoutMs });
   return {
     features: features(dedupWindowMs),
@@ -177,8 +188,11 @@ export function redis(options: RedisOptions): Broker {
       remove: whileOpen("remove a dead letter", dead.remove),
     },
     log: { read: whileOpen("read", log.read) },
-    // deno-lint-ignore require-await -- see the feature record
-    groups: async () => [],
+    scheduled: {
+      cancel: whileOpen("cancel a message", scheduled.cancel),
+      reschedule: whileOpen("reschedule a message", scheduled.reschedule),
+    },
+    groups: whileOpen("count groups", groups),
     ping: whileOpen("ping", ping),
     [Symbol.asyncDispose]: () => closing ??= close(),
   };
@@ -189,20 +203,15 @@ function features(dedupWindowMs: number): BrokerFeatures {
     name: "redis-streams",
     persistent: true,
     replay: true,
-    keyOrder: false,
+    keyOrder: true,
     delay: true,
     deduplicates: dedupWindowMs > 0,
     fencedAck: true,
-    replaySince: false,
-    countsStarts: false,
-    listsGroups: false,
-    reschedules: false,
+    replaySince: true,
+    countsStarts: true,
+    listsGroups: true,
+    reschedules: true,
     reasons: {
-      replaySince: "not yet",
-      countsStarts: "not yet",
-      listsGroups: "not yet",
-      reschedules: "not yet",
-      keyOrder: "needs partitioned streams; one process keeps the order of a key, several do not",
       ...(dedupWindowMs > 0 ? {} : { deduplicates: "dedupWindowMs is 0" }),
     },
   };

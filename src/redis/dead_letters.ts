@@ -10,7 +10,7 @@ import type { DeadLetter, DeadLetterFilter, DeadLetters, Failure } from "../port
 import type { RedisArgument, RedisConnection, RedisReply } from "../ports/redis.ts";
 import type { RawEntry } from "./delivery.ts";
 import { decodeMessageFields, decodeState } from "./entry.ts";
-import { groupKeys, topicKeys, topicsKey } from "./keys.ts";
+import { groupKeys, laneKeys, topicKeys, topicsKey } from "./keys.ts";
 import { REDRIVE } from "./lua/dead_letters.ts";
 import { asUnavailable } from "./replies.ts";
 
@@ -109,8 +109,10 @@ export function redisDeadLetters({ connection, prefix, timeoutMs }: DeadLettersC
   async function redrive(deadLetterId: string): Promise<boolean> {
     const id = parseId(deadLetterId);
     if (!id) return false;
-    const { dead, retry } = groupKeys(prefix, id.topic, id.group);
-    const reply = connection.script(REDRIVE, [dead, retry], [id.entryId], { timeoutMs });
+    const keys = groupKeys(prefix, id.topic, id.group);
+    const reply = connection.script(REDRIVE, [...laneKeys(keys), keys.dead], [id.group, id.entryId], {
+      timeoutMs,
+    });
     return await settled(reply) === 1;
   }
 

@@ -68,6 +68,11 @@ export function decodeState(text: string | undefined): EntryState {
   return { attempt: Math.max(1, attempt), firstFailedAt, redrives };
 }
 
+/** The key by which the server keeps the order of an entry, if it has one: that of its header. */
+export function laneKey(header: string): string | undefined {
+  return /^[^\t]*\t[^\t]*\t([^\t]+)$/.exec(header)?.[1];
+}
+
 function decodeForeign(entryId: string, fields: readonly string[]): EncodedMessage {
   const body = fields[fields.length - 1] ?? "";
   const event = parseObject(body);

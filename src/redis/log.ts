@@ -79,10 +79,10 @@ export function topicLog(context: LogContext): ClosableLog {
   }
 
   async function readOnce(topic: string, position: Position, limit: number): Promise<Page> {
-    const { log, delayed } = topicKeys(prefix, topic);
+    const { log, delayed, delayedIds } = topicKeys(prefix, topic);
     try {
       const args = [position.id, position.number, limit];
-      const reply = await connection.script(READ_LOG, [log, delayed], args, { timeoutMs });
+      const reply = await connection.script(READ_LOG, [log, delayed, delayedIds], args, { timeoutMs });
       const [last, added, gap, before, wakeMs, raw] = reply as unknown as ReadReply;
       const entries = raw.map(([id, fields], index) => ({
         ...decodeMessageFields(id, fields),

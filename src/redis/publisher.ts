@@ -34,7 +34,8 @@ export const IDS_PER_SET = 262_144;
 const MESSAGES_PER_CALL = 1_000;
 const CHARACTERS_PER_CALL = 4_000_000;
 const CALLS_AT_ONCE = 2;
-const MAX_DELAY_MS = 366 * 86_400_000;
+/** The longest delay, in milliseconds. */
+export const MAX_DELAY_MS: number = 366 * 86_400_000;
 
 /** Messages of one caller, checked and ready to send. */
 interface Parcel {
@@ -160,11 +161,11 @@ export function publisher(context: PublisherContext): DrainingPublisher {
   }
 
   async function sendLater(topic: string, load: Load, delayMs: number, deadline: number): Promise<void> {
-    const { delayed, ids, olderIds } = topicKeys(prefix, topic);
+    const { delayed, ids, olderIds, delayedIds } = topicKeys(prefix, topic);
     const args = [dedupWindowMs, IDS_PER_SET, Math.ceil(delayMs), ...load.args];
     const timeoutMs = Math.max(1, deadline - clock.monotonic());
     try {
-      await connection.script(PUBLISH_LATER, [delayed, ids, olderIds], args, { timeoutMs });
+      await connection.script(PUBLISH_LATER, [delayed, ids, olderIds, delayedIds], args, { timeoutMs });
     } catch (error) {
       throw named(topic, error);
     }

@@ -1,7 +1,7 @@
 /**
  * How deliveries come to a consumer: a connection of its own, on which a plain XREADGROUP waits for the topic's log and
- * the group's retry stream together. Between reads it moves what is due, takes over what others left behind, and after
- * a broken connection what the server handed out into the void.
+ * the group's retry stream together. What has a key then asks for its turn. Between reads it moves what is due, takes
+ * over what others left behind, and after a broken connection what the server handed out into the void.
  *
  * @module
  */
@@ -12,6 +12,9 @@ import type { Observer } from "../core/observer.ts";
 import type { Delivery, PullOptions } from "../ports/broker.ts";
 import type { RedisConnection, RedisReply, RedisScript } from "../ports/redis.ts";
 import { type Membership, placeOf, type RawEntry, type StreamKind, toDelivery } from "./delivery.ts";
+import { laneKey } from "./entry.ts";
+import { laneKeys } from "./keys.ts";
+import { ADMIT, PARKED_MAX } from "./lua/lanes.ts";
 import { RECLAIM, SWEEP } from "./lua/take.ts";
 import { asUnavailable, isMissingGroup, isOutage } from "./replies.ts";
 
@@ -43,6 +46,8 @@ const GRACE_MS = 2_500;
 /** How often to look for leases that ran out and for messages that are due. */
 const SWEEP_MS = 1_500;
 const NOTE_MS = 10_000;
+/** Entries per script call: while it runs, the server does nothing else. */
+const PER_CALL = 500;
 const BACKOFF = retryPolicy({ attempts: 1, baseMs: 50, factor: 2, maxMs: 1_000 });
 
 /** Creates the reader of a consumer. */
@@ -62,8 +67,8 @@ export function reader(context: ReaderContext): Reader {
   let sweepAt = clock.monotonic();
   let noteAt = clock.monotonic() + NOTE_MS;
   let serverTime = 0;
-  let logCursor = "-";
-  let retryCursor = "-";
+  let parked = 0;
+  const lanes = laneKeys(keys);
 
   connection.onReconnect(() => outOfTouch = true);
 
@@ -180,10 +185,15 @@ export function reader(context: ReaderContext): Reader {
 
   async function read(max: number, blockMs: number): Promise<readonly Delivery[]> {
     // COUNT is per stream. While retries wait, each stream gets half the room, or every other turn where there is one.
-    const alone = retriesWaiting && max === 1;
+    const full = parked >= PARKED_MAX;
+    const alone = retriesWaiting && max === 1 && !full;
     if (alone) retriesTurn = !retriesTurn;
-    const streams = alone ? [retriesTurn ? keys.retry : keys.log] : [keys.retry, keys.log];
-    const count = retriesWaiting ? Math.max(1, Math.floor(max / 2)) : max;
+    const streams = full
+      ? [keys.retry]
+      : alone
+      ? [retriesTurn ? keys.retry : keys.log]
+      : [keys.retry, keys.log];
+    const count = retriesWaiting && !full ? Math.max(1, Math.floor(max / 2)) : max;
     const ms = alone ? 0 : Math.min(BLOCK_MS, Math.ceil(blockMs));
     const block = ms > 0 ? ["block", ms] : [];
     const args = [
@@ -203,25 +213,50 @@ export function reader(context: ReaderContext): Reader {
     const deliveries: Delivery[] = [];
     for (const [stream, entries] of found) {
       const kind: StreamKind = stream === keys.retry ? 1 : 0;
-      for (const entry of entries) deliveries.push(toDelivery(member, kind, entry, 1));
+      for (const entry of kind === 1 ? entries : await admitted(entries)) {
+        deliveries.push(toDelivery(member, kind, entry, 1));
+      }
     }
     return deliveries;
   }
 
+  /** Those that need not wait for an earlier message of their key. */
+  async function admitted(entries: readonly RawEntry[]): Promise<readonly RawEntry[]> {
+    const waiting = new Set<RawEntry>();
+    for (let from = 0; from < entries.length; from += PER_CALL) {
+      const part = entries.slice(from, from + PER_CALL);
+      const keyed: RawEntry[] = [];
+      const args: string[] = [];
+      for (const entry of part) {
+        const key = laneKey(entry[1][0] ?? "");
+        if (key === undefined) continue;
+        keyed.push(entry);
+        args.push(key, entry[0]);
+      }
+      if (keyed.length === 0) continue;
+      const ends = [part[0]?.[0] ?? "", part[part.length - 1]?.[0] ?? ""];
+      const reply = await runScript(ADMIT, lanes, [group, ...ends, ...args]);
+      const [behind, refused] = reply as unknown as readonly [number, readonly number[]];
+      parked = behind;
+      for (const place of refused) {
+        const entry = keyed[place];
+        if (entry) waiting.add(entry);
+      }
+    }
+    return waiting.size === 0 ? entries : entries.filter((entry) => !waiting.has(entry));
+  }
+
   async function sweep(max: number): Promise<readonly Delivery[]> {
     const note = clock.monotonic() >= noteAt;
-    const names = [keys.log, keys.retry, keys.delayed, keys.later, keys.known];
-    const args = [group, consumer, max, leaseMs, logCursor, retryCursor, note ? 1 : 0];
-    const [now, wakeMs, logFrom, retryFrom, lost, taken] = await runScript(
-      SWEEP,
-      names,
-      args,
-    ) as unknown as SweepReply;
+    const names = [...lanes, keys.delayed, keys.delayedIds, keys.later];
+    const reply = await runScript(SWEEP, names, [group, consumer, max, leaseMs, note ? 1 : 0]);
+    const [now, wakeMs, behind, lost, taken] = reply as unknown as SweepReply;
     if (note) {
       noteAt = clock.monotonic() + NOTE_MS;
       ledger.expire(now - leaseMs);
     }
-    [serverTime, logCursor, retryCursor] = [now, logFrom, retryFrom];
+    serverTime = now;
+    parked = behind;
     sweepAt = clock.monotonic() + (wakeMs < 0 ? sweepMs : Math.min(sweepMs, wakeMs + 1));
     return claimed(lost, taken);
   }
@@ -232,7 +267,7 @@ export function reader(context: ReaderContext): Reader {
       places.filter((place) => place.kind === kind).map((place) => place.entryId);
     const logIds = idsIn(0);
     const args = [group, consumer, max, logIds.length, ...logIds, ...idsIn(1)];
-    const reply = await runScript(RECLAIM, [keys.log, keys.retry], args);
+    const reply = await runScript(RECLAIM, lanes, args);
     const [now, lost, taken] = reply as unknown as ReclaimReply;
     serverTime = now;
     outOfTouch = taken.length >= max;
@@ -284,8 +319,7 @@ type ClaimedEntry = readonly [kind: StreamKind, entryId: string, count: number, 
 type SweepReply = readonly [
   now: number,
   wakeMs: number,
-  logCursor: string,
-  retryCursor: string,
+  parked: number,
   lost: readonly string[],
   taken: readonly ClaimedEntry[],
 ];

@@ -11,7 +11,8 @@ import type { Failure } from "../ports/dead_letters.ts";
 import type { RedisArgument, RedisConnection, RedisReply, RedisScript } from "../ports/redis.ts";
 import { type Membership, placeOf } from "./delivery.ts";
 import { encodeHeader } from "./entry.ts";
-import { ACK, ACK_IN_TIME, DEAD_LETTER, EXTEND, RELEASE, RETRY } from "./lua/settle.ts";
+import { laneKeys } from "./keys.ts";
+import { ACK, ACK_IN_TIME, BEGIN, DEAD_LETTER, EXTEND, RELEASE, RETRY } from "./lua/settle.ts";
 import { asUnavailable } from "./replies.ts";
 
 /** What {@linkcode settler} needs. */
@@ -27,6 +28,7 @@ export interface Settler {
   ack(deliveries: readonly Delivery[]): Promise<readonly Delivery[]>;
   retry(delivery: Delivery, delayMs: number, failure: Failure): Promise<boolean>;
   deadLetter(delivery: Delivery, failure: Failure): Promise<boolean>;
+  begin(delivery: Delivery): Promise<number | undefined>;
   extend(deliveries: readonly Delivery[]): Promise<readonly Delivery[]>;
   release(deliveries: readonly Delivery[]): Promise<void>;
 }
@@ -38,7 +40,8 @@ const RELEASED_PER_CALL = 100;
 /** Creates the {@linkcode Settler} of a consumer. */
 export function settler({ member, connection, observe, timeoutMs }: SettlerContext): Settler {
   const { topic, group, consumer, leaseMs, keys, ledger } = member;
-  const streams = [keys.log, keys.retry];
+  const lanes = laneKeys(keys);
+  let beginning: Beginning[] = [];
 
   async function ack(deliveries: readonly Delivery[]): Promise<readonly Delivery[]> {
     const lost: Delivery[] = [];
@@ -46,7 +49,7 @@ export function settler({ member, connection, observe, timeoutMs }: SettlerConte
       if (await ackInTime(part)) {
         for (const { token } of part) ledger.settle(token);
       } else {
-        const refused = await run(ACK, streams, [group, consumer, ...part.flatMap(placeArgs)]);
+        const refused = await run(ACK, lanes, [group, consumer, ...part.flatMap(laneArgs)]);
         lost.push(...settleAllBut(refused as readonly number[], part));
       }
     }
@@ -55,21 +58,26 @@ export function settler({ member, connection, observe, timeoutMs }: SettlerConte
 
   async function ackInTime(deliveries: readonly Delivery[]): Promise<boolean> {
     let until = Infinity;
-    const ids: [string[], string[]] = [[], []];
-    for (const { token } of deliveries) {
+    const logIds: string[] = [];
+    const retryIds: string[] = [];
+    const keyed: string[] = [];
+    for (const { token, key } of deliveries) {
       until = Math.min(until, ledger.until(token));
       if (until === 0) return false;
-      ids[token.startsWith("1") ? 1 : 0].push(token.slice(2, token.lastIndexOf(":")));
+      const end = token.lastIndexOf(":");
+      (token.startsWith("1") ? retryIds : logIds).push(token.slice(2, end));
+      if (key !== undefined) keyed.push(token.slice(0, end), key);
     }
-    return await run(ACK_IN_TIME, streams, [group, until, ids[0].length, ...ids[0], ...ids[1]]) === 1;
+    const args = [group, until, logIds.length, retryIds.length, ...logIds, ...retryIds, ...keyed];
+    return await run(ACK_IN_TIME, lanes, args) === 1;
   }
 
   async function retry(delivery: Delivery, delayMs: number, failure: Failure): Promise<boolean> {
-    return await settleOne(delivery, RETRY, [...streams, keys.later], failure, Math.ceil(delayMs));
+    return await settleOne(delivery, RETRY, [...lanes, keys.later], failure, Math.ceil(delayMs));
   }
 
   async function deadLetter(delivery: Delivery, failure: Failure): Promise<boolean> {
-    return await settleOne(delivery, DEAD_LETTER, [...streams, keys.dead], failure, JSON.stringify(failure));
+    return await settleOne(delivery, DEAD_LETTER, [...lanes, keys.dead], failure, JSON.stringify(failure));
   }
 
   async function settleOne(
@@ -87,10 +95,37 @@ export function settler({ member, connection, observe, timeoutMs }: SettlerConte
     return settleAllBut(reply === 1 ? [] : [0], [delivery]).length === 0;
   }
 
+  /** Those who begin in the same tick go together, and so do those who come while a call is under way. */
+  function begin(delivery: Delivery): Promise<number | undefined> {
+    return new Promise((resolve, reject) => {
+      beginning.push({ delivery, resolve, reject });
+      if (beginning.length === 1) queueMicrotask(() => void beginAll());
+    });
+  }
+
+  async function beginAll(): Promise<void> {
+    const all = beginning;
+    beginning = [];
+    for (const part of parts(all, PER_CALL)) {
+      const until = Math.min(...part.map(({ delivery }) => ledger.until(delivery.token)));
+      const args = [group, consumer, until, ...part.flatMap(({ delivery }) => laneArgs(delivery))];
+      try {
+        const counts = await run(BEGIN, lanes, args) as readonly number[];
+        part.forEach(({ delivery, resolve }, place) => {
+          const count = counts[place] ?? -1;
+          if (count < 0) loseAll([0], [delivery]);
+          resolve(count < 0 ? undefined : count);
+        });
+      } catch (error) {
+        for (const { reject } of part) reject(error);
+      }
+    }
+  }
+
   async function extend(deliveries: readonly Delivery[]): Promise<readonly Delivery[]> {
     const lost: Delivery[] = [];
     for (const part of parts(open(deliveries), PER_CALL)) {
-      const reply = await run(EXTEND, streams, [group, consumer, ...part.flatMap(placeArgs)]);
+      const reply = await run(EXTEND, lanes, [group, consumer, ...part.flatMap(laneArgs)]);
       const [now, refused] = reply as readonly [number, readonly number[]];
       for (const { token } of part) if (!ledger.isSettled(token)) ledger.hold(token, now + leaseMs);
       lost.push(...loseAll(refused, part));
@@ -100,7 +135,7 @@ export function settler({ member, connection, observe, timeoutMs }: SettlerConte
 
   async function release(deliveries: readonly Delivery[]): Promise<void> {
     for (const part of parts(open(deliveries), RELEASED_PER_CALL)) {
-      const refused = await run(RELEASE, streams, [group, consumer, ...part.flatMap(placeArgs)]);
+      const refused = await run(RELEASE, lanes, [group, consumer, ...part.flatMap(laneArgs)]);
       settleAllBut(refused as readonly number[], part);
     }
   }
@@ -142,7 +177,18 @@ export function settler({ member, connection, observe, timeoutMs }: SettlerConte
     return lost;
   }
 
-  return { ack, retry, deadLetter, extend, release };
+  return { ack, retry, deadLetter, begin, extend, release };
+}
+
+/** A handler that is about to begin. */
+interface Beginning {
+  readonly delivery: Delivery;
+  resolve(count: number | undefined): void;
+  reject(error: unknown): void;
+}
+
+function laneArgs(delivery: Delivery): readonly RedisArgument[] {
+  return [...placeArgs(delivery), delivery.key ?? ""];
 }
 
 function placeArgs(delivery: Delivery): readonly RedisArgument[] {

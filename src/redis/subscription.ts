@@ -10,9 +10,10 @@ import type { Observer } from "../core/observer.ts";
 import type { GroupLag, StartFrom, Subscription } from "../ports/broker.ts";
 import type { RedisConnection, RedisDriver } from "../ports/redis.ts";
 import { ledger, type Membership } from "./delivery.ts";
-import { type GroupKeys, topicsKey } from "./keys.ts";
-import { JOIN, LAG, LEAVE, REGISTER } from "./lua/group.ts";
-import { PROMOTE } from "./lua/publish.ts";
+import { type GroupKeys, laneKeys, topicsKey } from "./keys.ts";
+import { groupLag } from "./lag.ts";
+import { JOIN, LEAVE, REGISTER } from "./lua/group.ts";
+import { PROMOTE_LATER } from "./lua/publish.ts";
 import { reader } from "./reader.ts";
 import { asUnavailable } from "./replies.ts";
 import { settler } from "./settle.ts";
@@ -76,11 +77,7 @@ export async function subscription(seat: Seat, context: SubscriptionContext): Pr
   }
 
   async function lag(): Promise<GroupLag> {
-    const names = [keys.log, keys.retry, keys.delayed, keys.later, keys.dead];
-    const reply = await connection.script(LAG, names, [group], { timeoutMs }).catch((error) => {
-      throw asUnavailable(error);
-    });
-    const [ready, inFlight, delayed, dead] = reply as readonly [number, number, number, number];
+    const { ready, inFlight, delayed, dead } = await groupLag(connection, keys, group, timeoutMs);
     return { ready, inFlight, delayed, dead };
   }
 
@@ -88,8 +85,7 @@ export async function subscription(seat: Seat, context: SubscriptionContext): Pr
     await Promise.allSettled(underway);
     await incoming.close();
     try {
-      const names = [keys.log, keys.retry, keys.known];
-      while (await connection.script(LEAVE, names, [group, member.consumer], { timeoutMs }) === 0);
+      while (await connection.script(LEAVE, laneKeys(keys), [group, member.consumer], { timeoutMs }) === 0);
     } catch (error) {
       // The lease hands back what this could not.
       observe({ kind: "loop-failed", loop: `redis leave ${topic}/${group}`, error: toError(error) });
@@ -117,13 +113,14 @@ export async function subscription(seat: Seat, context: SubscriptionContext): Pr
         checkRange("delayMs", delayMs, 0, 366 * 86_400_000);
         const done = await settle.retry(delivery, delayMs, failure);
         if (done && delayMs > 0) {
+          const names = [keys.later, keys.retry, keys.heads];
           wakeups.plan(keys.later, delayMs, async () =>
-            await connection.script(PROMOTE, [keys.later, keys.retry], [], { timeoutMs }) as number);
+            await connection.script(PROMOTE_LATER, names, [], { timeoutMs }) as number);
         }
         return done;
       }),
     deadLetter: (delivery, failure) => during("dead-letter", () => settle.deadLetter(delivery, failure)),
-    begin: () => Promise.resolve(1), // see the feature record
+    begin: (delivery) => during("begin", () => settle.begin(delivery)),
     extend: (deliveries) => during("extend", () => settle.extend(deliveries)),
     release: (deliveries) => during("release", () => settle.release(deliveries)),
     lag: () => during("count", lag),
@@ -143,11 +140,9 @@ async function join(seat: Seat, context: SubscriptionContext, again: boolean): P
   try {
     // The topic is noted first: a dead letter must never lie in a topic that nobody can find.
     await connection.script(REGISTER, [topicsKey(prefix)], [topic], { timeoutMs });
-    const names = [keys.log, keys.retry, keys.groups, keys.known];
-    const reply = await connection.script(JOIN, names, [
-      group,
-      again || seat.from !== "now" ? "start" : "now",
-    ], { timeoutMs });
+    const from = typeof seat.from === "object" ? String(seat.from.since) : seat.from;
+    const args = [group, again ? "start" : from];
+    const reply = await connection.script(JOIN, [...laneKeys(keys), keys.groups], args, { timeoutMs });
     const [madeLog, madeRetry, known] = reply as readonly [number, number, number];
     if ((madeLog === 1 || madeRetry === 1) && (again || known === 1)) {
       const detail = "the group vanished and was made again";

@@ -16,12 +16,12 @@ import { PROMOTE_DUE } from "./publish.ts";
  * log the position comes from. Entries deleted one by one are known by the last of them. Redis before 7.0 counts
  * nothing; there a missing entry at the position is taken for a gap.
  *
- * KEYS: log, delayed. ARGV: entry id or `now`, its number (-1 to begin with whatever there is), most entries to return.
+ * KEYS: log, delayed, delayed ids. ARGV: entry id or `now`, its number (-1 to begin with whatever there is), most entries to return.
  */
 export const READ_LOG: RedisScript = {
   name: "read-log",
   source: `${PROMOTE_DUE}
-local wake = promote(KEYS[2], KEYS[1], clock())
+local wake = publish(KEYS[2], KEYS[3], KEYS[1], clock())
 local facts = { ['last-generated-id'] = '0-0', ['entries-added'] = 0, length = 0 }
 local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
 if not info.err then
