@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { test } from "node:test";
 import type { EncodedMessage } from "../../src/core/message.ts";
-import type { Broker, Delivery, Subscription } from "../../src/ports/broker.ts";
+import type { Broker, Subscription } from "../../src/ports/broker.ts";
 import { redis } from "../../src/redis/mod.ts";
 import { service } from "../support/require.ts";
 import { command, removeKeys } from "./support/redis_admin.ts";
@@ -115,86 +115,6 @@ test(
   },
 );
 
-test("started attempts are counted until the message is settled, also for whoever takes over", {
-  skip,
-}, async () => {
-  await withBroker(async (broker) => {
-    const dead = await broker.subscribe("orders", "billing", { leaseMs: 300 });
-    const alive = await broker.subscribe("orders", "billing");
-    await broker.publish("orders", [plain("a"), plain("b")]);
-    const [a, b] = await dead.pull(2, { waitMs: 1_000 });
-    assert.deepEqual(await Promise.all([dead.begin(a!), dead.begin(a!)]), [1, 2]);
-    const again = await some(alive, 2);
-    assert.equal(await dead.begin(b!), undefined, "its lease is over");
-    const [a2, b2] = ["a", "b"].map((id) => again.find((one) => one.id === id)!);
-    assert.deepEqual([await alive.begin(a2!), await alive.begin(b2!)], [3, 1]);
-    assert.equal(await alive.retry(a2!, 0, FAILURE), true);
-    await alive.release([b2!]);
-    const last = await some(alive, 2);
-    assert.deepEqual(await Promise.all(last.map((one) => alive.begin(one))), [1, 1]);
-  });
-});
-
-test("a new group begins at a moment by the server's clock", { skip }, async () => {
-  await withBroker(async (broker) => {
-    await broker.publish("orders", [plain("a")]);
-    await new Promise((resolve) => setTimeout(resolve, 30));
-    const [seconds, micros] = await command(url, "time") as readonly string[];
-    const since = Number(seconds) * 1_000 + Math.ceil(Number(micros) / 1_000);
-    await new Promise((resolve) => setTimeout(resolve, 5));
-    await broker.publish("orders", [plain("b"), plain("c")]);
-    const group = await broker.subscribe("orders", "billing", { from: { since } });
-    assert.deepEqual(await drain(group, 2), ["b", "c"]);
-    const all = await broker.subscribe("orders", "audit", { from: { since: 0 } });
-    assert.deepEqual(await drain(all, 3), ["a", "b", "c"]);
-    await assert.rejects(broker.subscribe("orders", "x", { from: { since: -1 } }), {
-      code: "INVALID_ARGUMENT",
-    });
-  });
-});
-
-test("a scheduled message is cancelled or moved by its id, and a cancelled id may be published again", {
-  skip,
-}, async () => {
-  await withBroker(async (broker) => {
-    const group = await broker.subscribe("orders", "billing");
-    await broker.publish("orders", [plain("a"), plain("b"), plain("c")], { delayMs: 60_000 });
-    const scheduled = broker.scheduled!;
-    assert.equal(await scheduled.cancel("orders", "a"), true);
-    assert.equal(await scheduled.cancel("orders", "a"), false);
-    assert.equal(await scheduled.reschedule("orders", "b", 100), true);
-    assert.equal(await scheduled.reschedule("orders", "nobody", 100), false);
-    assert.deepEqual(await drain(group, 1), ["b"]);
-    assert.equal(await scheduled.cancel("orders", "b"), false, "it was handed out");
-    await broker.publish("orders", [plain("a")]);
-    assert.deepEqual(await drain(group, 1), ["a"]);
-    assert.equal((await group.lag()).delayed, 1);
-  });
-});
-
-test("all groups of all topics are counted, with the age of their oldest message", { skip }, async () => {
-  await withBroker(async (broker, prefix) => {
-    await broker.subscribe("orders", "billing");
-    await broker.subscribe("orders", "audit");
-    await broker.subscribe("stock", "billing");
-    await broker.publish("orders", [plain("a")]);
-    const other = redis({ url, prefix });
-    try {
-      const groups = await other.groups();
-      assert.deepEqual(
-        groups.map(({ topic, group, ready }) => [topic, group, ready]),
-        [["orders", "audit", 1], ["orders", "billing", 1], ["stock", "billing", 0]],
-      );
-      const [audit, , stock] = groups;
-      assert.ok((audit?.oldestMs ?? -1) >= 0 && audit!.oldestMs! < 60_000);
-      assert.equal(stock?.oldestMs, undefined);
-      assert.equal((await other.groups({ topic: "stock" })).length, 1);
-    } finally {
-      await other[Symbol.asyncDispose]();
-    }
-  });
-});
-
 async function withBroker(run: (broker: Broker, prefix: string) => Promise<void>): Promise<void> {
   const prefix = `t${randomUUID().slice(0, 8)}`;
   const broker = redis({ url, prefix });
@@ -204,17 +124,6 @@ async function withBroker(run: (broker: Broker, prefix: string) => Promise<void>
     await broker[Symbol.asyncDispose]();
     await removeKeys(url, prefix);
   }
-}
-
-/** Takes `count` deliveries. */
-async function some(subscription: Subscription, count: number): Promise<readonly Delivery[]> {
-  const all: Delivery[] = [];
-  while (all.length < count) {
-    const taken = await subscription.pull(count - all.length, { waitMs: 15_000 });
-    assert.ok(taken.length > 0, `${all.length} of ${count} came`);
-    all.push(...taken);
-  }
-  return all;
 }
 
 /** Takes and acknowledges `count` deliveries, and returns their ids in the order they came. */
