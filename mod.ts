@@ -87,11 +87,14 @@ export {
 } from "./src/sourcing/aggregate.ts";
 export {
   type ProjectedEvent,
+  type ProjectedOf,
   type Projection,
   projection,
   type ProjectionContext,
   type ProjectionOptions,
+  type ProjectionTarget,
 } from "./src/sourcing/projection.ts";
+export type { Projections, ProjectionStatus } from "./src/sourcing/projections.ts";
 
 // Commands and queries.
 export type {
@@ -147,6 +150,14 @@ export type { Outbox, OutboxEntry, OutboxMessage } from "./src/ports/outbox.ts";
 export type { Inbox } from "./src/ports/inbox.ts";
 export type { Checkpoints } from "./src/ports/checkpoints.ts";
 export type { Lease, Leases } from "./src/ports/leases.ts";
+export type {
+  ParkedEvent,
+  ParkedFilter,
+  ProjectionBuild,
+  ProjectionControl,
+  ProjectionStore,
+} from "./src/ports/projections.ts";
+export type { Snapshot, Snapshots } from "./src/ports/snapshots.ts";
 export type {
   ClaimedSaga,
   SagaFilter,

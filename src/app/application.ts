@@ -22,6 +22,7 @@ import type { AppendResult, ExpectedVersion } from "../ports/event_store.ts";
 import type { Store } from "../ports/store.ts";
 import type { Aggregate } from "../sourcing/aggregate.ts";
 import type { Projection } from "../sourcing/projection.ts";
+import type { Projections } from "../sourcing/projections.ts";
 import type { Saga, SagaUse } from "../sagas/definition.ts";
 import type { ConsumerOptions } from "../messaging/consumer.ts";
 import type { CommandHandler, CommandMiddleware } from "../cqrs/command_bus.ts";
@@ -35,6 +36,8 @@ export interface Millstream extends AsyncDisposable {
   readonly broker: Broker;
   /** What is declared, for gateways and documents. */
   readonly declared: Declared;
+  /** How the projections are doing, and operating them. */
+  readonly projections: Projections;
 
   /**
    * Publishes an event to its topic. Resolves when the broker has it.

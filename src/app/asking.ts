@@ -6,7 +6,7 @@
 import type { AnyQuery } from "../core/definition.ts";
 import { parseToken } from "../core/token.ts";
 import type { QueryHandler } from "../cqrs/query_bus.ts";
-import { type Projection, waitFor } from "../sourcing/projection.ts";
+import type { Projection } from "../sourcing/projection.ts";
 import type { AnswerOptions, AskOptions, Millstream } from "./application.ts";
 import type { Parts } from "./parts.ts";
 
@@ -31,6 +31,7 @@ export function asking({ store, clock, queries }: Parts): Asking {
       const ready = async (): Promise<void> => {
         const waiting = readFrom.get(definition.type) ?? [];
         if (position !== undefined && waiting.length > 0) {
+          const { waitFor } = await import("../sourcing/caught_up.ts");
           await waitFor({ store, clock }, waiting, position, { waitMs, signal });
         }
       };

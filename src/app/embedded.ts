@@ -6,6 +6,7 @@
  */
 import type { Clock } from "../core/clock.ts";
 import { MillstreamError } from "../core/errors.ts";
+import { later } from "../core/later.ts";
 import type { Broker } from "../ports/broker.ts";
 import type { Sql } from "../ports/sql.ts";
 import type { Store } from "../ports/store.ts";
@@ -71,14 +72,6 @@ export function embeddedStore(clock: Clock): Store {
 
 function closedError(): MillstreamError {
   return new MillstreamError("CLOSED", 'Cannot use store "memory": it was closed');
-}
-
-/** An object all of whose members are asynchronous methods of the one that `load` resolves to. */
-function later<T extends object>(load: () => Promise<T>): T {
-  return new Proxy({} as T, {
-    get: (_, method) => async (...call: unknown[]) =>
-      await ((await load()) as Record<PropertyKey, (...call: unknown[]) => unknown>)[method]!(...call),
-  });
 }
 
 /** A statement that fails when it is awaited. */

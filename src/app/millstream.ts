@@ -8,6 +8,7 @@ import { type Clock, systemClock } from "../core/clock.ts";
 import type { MessageLimits } from "../core/codec.ts";
 import type { AnyQuery } from "../core/definition.ts";
 import { type Random, uuidv7Generator } from "../core/ids.ts";
+import { later } from "../core/later.ts";
 import { checkText } from "../core/names.ts";
 import { type Observer, safeObserver } from "../core/observer.ts";
 import { commandBus, type CommandHandler } from "../cqrs/command_bus.ts";
@@ -119,6 +120,9 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
       commands: commands.definitions,
       queries: queries.definitions,
     },
+    projections: later(async () =>
+      (await import("../sourcing/projections.ts")).operateProjections(parts, registry.projections)
+    ),
     ...sending(parts),
     on(definition, { group, ...own }, handler) {
       registry.subscribe(definition, group, own, handler as MessageHandler);

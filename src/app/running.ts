@@ -10,7 +10,6 @@ import { type Consumer, consumerOptions, startConsumer } from "../messaging/cons
 import type { Loop } from "../messaging/loop.ts";
 import { startRelay } from "../messaging/relay.ts";
 import type { SagaParts } from "../sagas/orchestrator.ts";
-import { startProjection } from "../sourcing/projection.ts";
 import type { Health, Millstream } from "./application.ts";
 import { deliveryHandler } from "./deliveries.ts";
 import type { Parts } from "./parts.ts";
@@ -35,11 +34,12 @@ export function running(parts: Parts, ask: Millstream["ask"], sagaParts: SagaPar
     await store.start();
     relay = startRelay({ store, publisher: broker, clock, observer, owner });
     loops.push(relay);
-    for (const projection of registry.projections.values()) {
-      loops.push(startProjection({ store, clock, observer, owner }, projection));
+    if (registry.projections.size > 0) {
+      // Loaded on demand, as the next one: most applications at the edge run neither projections nor sagas.
+      const { startProjections } = await import("../sourcing/projection_runner.ts");
+      loops.push(...await startProjections({ store, clock, observer, owner, random }, registry.projections));
     }
     if (registry.sagas.size > 0) {
-      // Loaded on demand: most applications at the edge drive no sagas.
       const { startOrchestrator } = await import("../sagas/orchestrator.ts");
       loops.push(startOrchestrator(sagaParts, registry.sagas));
     }

@@ -52,6 +52,27 @@ export type Observation =
     readonly position: bigint;
   }
   | {
+    readonly kind: "parked";
+    readonly projection: string;
+    readonly position: bigint;
+    readonly stream: string;
+    readonly id: string;
+    readonly error: Error;
+  }
+  | {
+    readonly kind: "projection";
+    readonly projection: string;
+    readonly state: "running" | "paused" | "stopped" | "swapped";
+    /** The live build, and the one that is being built beside it. */
+    readonly build: number;
+    readonly next?: number;
+  }
+  | {
+    readonly kind: "snapshot-ignored";
+    readonly stream: string;
+    readonly reason: string;
+  }
+  | {
     readonly kind: "saga";
     readonly saga: string;
     readonly id: string;

@@ -1,168 +1,168 @@
 /**
- * Projections: read models built from the events of the whole store. State and checkpoint commit in one transaction,
- * so each event takes effect once; a lease lets exactly one process run a projection, and fences the others out.
+ * Projections: read models built from the events of the store. What a projection is; how it runs is told by
+ * `projection_runner.ts`, and inside appends by `inline.ts`.
  *
  * @module
  */
-import { type Clock, sleep } from "../core/clock.ts";
-import { decodeMessage, NO_LIMITS } from "../core/codec.ts";
-import { type AnyEvent, type DataOf, upgrade } from "../core/definition.ts";
+import { checkRange, type ResolvedRetryPolicy, type RetryPolicy, retryPolicy } from "../core/backoff.ts";
+import type { AnyEvent, DataOf } from "../core/definition.ts";
 import { MillstreamError } from "../core/errors.ts";
 import type { Recorded } from "../core/message.ts";
 import { checkName } from "../core/names.ts";
-import type { Observer } from "../core/observer.ts";
-import type { StoredEvent } from "../ports/event_store.ts";
-import type { Lease } from "../ports/leases.ts";
 import type { Sql } from "../ports/sql.ts";
-import type { Store } from "../ports/store.ts";
-import { type Loop, startLoop } from "../messaging/loop.ts";
 
 /** An event as a projection gets it: a union to switch on by `type`. */
 export type ProjectedEvent<E extends AnyEvent> = E extends AnyEvent
   ? Recorded<DataOf<E>> & { readonly type: E["type"] }
   : never;
 
-/** Context of a projection's handler. */
-export interface ProjectionContext {
-  /** SQL in the transaction that also moves the checkpoint. */
+/** What a projection of these events gets; without any, it takes all events, with their data as it is stored. */
+export type ProjectedOf<Events extends readonly AnyEvent[]> = Events extends readonly [] ? Recorded
+  : ProjectedEvent<Events[number]>;
+
+/** One filling of a read model. While it is rebuilt there are two, side by side. */
+export interface ProjectionTarget {
+  /** SQL in the transaction. */
   readonly sql: Sql;
+  /** 1, 2, 3, ... */
+  readonly build: number;
+  /** To tell the tables of one build from those of another: `""` for the first, then `"_2"`, `"_3"`, ... */
+  readonly suffix: string;
+}
+
+/** Context of a projection's handler. */
+export interface ProjectionContext extends ProjectionTarget {
+  /**
+   * SQL in the transaction that also moves the checkpoint. With `transactional: false` it is SQL outside of any
+   * transaction.
+   */
+  readonly sql: Sql;
+  /** Where the checkpoint stands after this batch. A target elsewhere keeps it, and refuses what is not beyond. */
+  readonly position: bigint;
+  /** From 0 to `lanes - 1`. Each lane has positions of its own. */
+  readonly lane: number;
+  /** Grows with each worker of this lane. A target elsewhere that keeps it can refuse a worker that was overtaken. */
+  readonly epoch: number;
+  /** Aborts when another worker has taken over, or the process shuts down. */
+  readonly signal: AbortSignal;
+}
+
+/** Options of {@linkcode projection}. */
+export interface ProjectionOptions<Events extends readonly AnyEvent[]> {
+  /** The events it is built from. @default all, with their data as it is stored */
+  readonly on?: Events;
+  /** Only streams of this category: those whose name is `<category>-<id>`. @default all */
+  readonly category?: string;
+  /**
+   * Another version is another read model: it is built beside the one before, by the processes that have it, and takes
+   * its place when it has caught up. @default 1
+   */
+  readonly version?: number;
+  /** At most this many events in one transaction. @default 1_000 */
+  readonly batchSize?: number;
+  /**
+   * How many batches may run at the same time, each of other streams. The order of a stream is kept. Counts for new
+   * builds only. @default 1
+   */
+  readonly lanes?: number;
+  /** When a handler's failure is tried again, one event at a time. @default 10 attempts, from 200 ms up to 60 s */
+  readonly retry?: RetryPolicy;
+  /**
+   * What becomes of an event that fails at each attempt, or cannot be read: `"retry"` goes on trying for ever, and
+   * readiness shows it; `"stop"` stops the projection until it is resumed; `"park"` puts the event aside and goes on.
+   * @default "retry"
+   */
+  readonly poison?: "retry" | "stop" | "park";
+  /**
+   * Whether the handler's writes belong to the transaction that moves the checkpoint: each event then takes effect
+   * once. Say `false` for targets outside this database: the handler runs outside of any transaction, and gets a batch
+   * again after a crash. @default true
+   */
+  readonly transactional?: boolean;
+  /**
+   * Runs it inside of each append, in its transaction: an append that it fails fails. It sees what is appended from
+   * then on by processes that have it, and is not rebuilt. @default false
+   */
+  readonly inline?: boolean;
+  /** Makes the tables of a build, in the transaction that begins it. */
+  readonly create?: (target: ProjectionTarget) => unknown;
+  /** Lets queries read from this build, in the transaction that makes it the live one. Not called for the first one. */
+  readonly swap?: (target: ProjectionTarget) => unknown;
+  /** Removes the tables of a build that was replaced or called off, in that transaction. */
+  readonly drop?: (target: ProjectionTarget) => unknown;
 }
 
 /** A projection. */
 export interface Projection {
   readonly kind: "projection";
   readonly name: string;
+  /** By type; empty if it takes all. */
   readonly events: ReadonlyMap<string, AnyEvent>;
+  readonly category: string | undefined;
+  readonly version: number;
   readonly batchSize: number;
+  readonly lanes: number;
+  readonly retry: ResolvedRetryPolicy;
+  readonly poison: "retry" | "stop" | "park";
+  readonly transactional: boolean;
+  readonly inline: boolean;
+  create(target: ProjectionTarget): Promise<unknown>;
+  swap(target: ProjectionTarget): Promise<unknown>;
+  drop(target: ProjectionTarget): Promise<unknown>;
   apply(events: readonly Recorded[], context: ProjectionContext): Promise<unknown>;
-}
-
-/** Options of {@linkcode projection}. */
-export interface ProjectionOptions<Events extends readonly AnyEvent[]> {
-  /** The events it is built from. */
-  readonly on: Events;
-  /** At most this many events in one transaction. @default 500 */
-  readonly batchSize?: number;
 }
 
 /**
  * Defines a projection.
  *
+ * Each event takes effect once: what the handler writes through `sql` commits with the checkpoint. Exactly one process
+ * runs a lane at a time; a process that was paused past its lease is refused.
+ *
+ * @example
+ * ```ts
+ * const Orders = projection("orders", { on: [OrderPlaced, OrderConfirmed] }, async (events, { sql }) => {
+ *   for (const { type, data } of events) {
+ *     if (type === "order.placed") await sql`insert into orders ${sql({ id: data.orderId, status: "pending" })}`;
+ *     else await sql`update orders set status = 'confirmed' where id = ${data.orderId}`;
+ *   }
+ * });
+ * ```
  * @param name Names its checkpoint: another name starts from the first event again.
- * @param apply Gets a batch in the order of the store. What it throws rolls the batch back; it comes again.
+ * @param apply Gets a batch in the order of the store. What it throws rolls the batch back; smaller ones are tried.
+ * @throws `INVALID_ARGUMENT` for options out of range.
  */
-export function projection<const Events extends readonly AnyEvent[]>(
+export function projection<const Events extends readonly AnyEvent[] = readonly []>(
   name: string,
   options: ProjectionOptions<Events>,
-  apply: (events: readonly ProjectedEvent<Events[number]>[], context: ProjectionContext) => unknown,
+  apply: (events: readonly ProjectedOf<Events>[], context: ProjectionContext) => unknown,
 ): Projection {
+  const { on = [], category, version = 1, batchSize = 1_000, lanes = 1, poison = "retry" } = options;
+  const { transactional = true, inline = false, retry, create, swap, drop } = options;
+  checkRange("version", version, 1, 1_000_000, true);
+  checkRange("batchSize", batchSize, 1, 100_000, true);
+  checkRange("lanes", lanes, 1, 256, true);
+  if (inline && !transactional) {
+    throw new MillstreamError(
+      "INVALID_ARGUMENT",
+      `Cannot define projection "${name}": inline, it is part of a transaction`,
+    );
+  }
   return {
     kind: "projection",
     name: checkName("projection name", name),
-    events: new Map(options.on.map((event) => [event.type, event])),
-    batchSize: options.batchSize ?? 500,
+    events: new Map(on.map((event) => [event.type, event])),
+    category: category === undefined ? undefined : checkName("category", category),
+    version,
+    batchSize,
+    lanes,
+    retry: retryPolicy(retry),
+    poison,
+    transactional,
+    inline,
+    create: async (target) => await create?.(target),
+    swap: async (target) => await swap?.(target),
+    drop: async (target) => await drop?.(target),
     apply: async (events, context) =>
-      await apply(events as readonly ProjectedEvent<Events[number]>[], context),
+      await apply(events as unknown as readonly ProjectedOf<Events>[], context),
   };
-}
-
-/** What running projections needs. */
-export interface ProjectionParts {
-  readonly store: Store;
-  readonly clock: Clock;
-  readonly observer: Observer;
-  /** Tells this process from the others. */
-  readonly owner: string;
-}
-
-const LEASE_MS = 10_000;
-const WAIT_MS = 1_000;
-
-/** Runs a projection until stopped: when it holds the lease, batch after batch. */
-export function startProjection(
-  { store, clock, observer, owner }: ProjectionParts,
-  projection: Projection,
-): Loop {
-  const leaseName = `projection/${projection.name}`;
-  const types = [...projection.events.keys()];
-  let lease: Lease | undefined;
-
-  const loop = startLoop(
-    { name: `projection ${projection.name}`, clock, observer, periodMs: 5_000 },
-    async (signal) => {
-      lease = await store.leases.acquire(leaseName, owner, LEASE_MS);
-      if (!lease) return WAIT_MS;
-      const held = lease;
-      const from = await store.checkpoints.load(projection.name);
-      const page = await store.events.readAll(from, {
-        limit: projection.batchSize,
-        types,
-        waitMs: WAIT_MS,
-        signal,
-      });
-      if (page.position <= from) return 0;
-      const events = await Promise.all(page.events.map((stored) => recorded(projection, stored)));
-      await store.transaction(async (ports) => {
-        await ports.leases.assert(held);
-        if (events.length > 0) await projection.apply(events, { sql: ports.sql });
-        await ports.checkpoints.advance(projection.name, from, page.position);
-      });
-      if (events.length > 0) {
-        observer({
-          kind: "projected",
-          projection: projection.name,
-          count: events.length,
-          position: page.position,
-        });
-      }
-      return 0;
-    },
-  );
-
-  return {
-    ...loop,
-    async stop() {
-      await loop.stop();
-      if (lease) await store.leases.release(lease).catch(() => {}); // it runs out by itself
-    },
-  };
-}
-
-async function recorded(projection: Projection, stored: StoredEvent): Promise<Recorded> {
-  const { stream, version, position, type, body } = stored;
-  const message = await upgrade(projection.events.get(type)!, decodeMessage(body, NO_LIMITS));
-  return { ...message, stream, version, position };
-}
-
-/**
- * Waits until all `projections` have seen `position`.
- *
- * @throws `NOT_CAUGHT_UP` after `waitMs`, with how far each one is.
- */
-export async function waitFor(
-  { store, clock }: Pick<ProjectionParts, "store" | "clock">,
-  projections: readonly Projection[],
-  position: bigint,
-  options: { readonly waitMs: number; readonly signal?: AbortSignal },
-): Promise<void> {
-  const until = clock.monotonic() + options.waitMs;
-  let behind = [...projections];
-  for (let pauseMs = 2;; pauseMs = Math.min(pauseMs * 1.5, 100)) {
-    const reached = await Promise.all(behind.map(({ name }) => store.checkpoints.load(name)));
-    behind = behind.filter((_, at) => reached[at]! < position);
-    if (behind.length === 0) return;
-    if (clock.monotonic() >= until) throw notCaughtUp(behind, position, options.waitMs);
-    await sleep(clock, pauseMs, options.signal);
-  }
-}
-
-function notCaughtUp(behind: readonly Projection[], position: bigint, waitMs: number): MillstreamError {
-  const names = behind.map(({ name }) => name).join(", ");
-  return new MillstreamError(
-    "NOT_CAUGHT_UP",
-    `Cannot answer yet: ${names} did not reach position ${position} within ${waitMs} ms`,
-    {
-      details: { projections: behind.map(({ name }) => name), position: position.toString() },
-    },
-  );
 }

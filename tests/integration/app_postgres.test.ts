@@ -13,7 +13,8 @@ import type { Broker } from "../../src/ports/broker.ts";
 import { saga } from "../../src/sagas/definition.ts";
 import { aggregate } from "../../src/sourcing/aggregate.ts";
 import type { Store } from "../../src/ports/store.ts";
-import { type Projection, projection, startProjection } from "../../src/sourcing/projection.ts";
+import { type Projection, projection } from "../../src/sourcing/projection.ts";
+import { startProjection } from "../../src/sourcing/projection_runner.ts";
 import { patched, unmarked } from "../unit/messaging_fixture.ts";
 import { eventually } from "../support/wait.ts";
 import { postgres, postgresJsDriver } from "../../src/postgres/mod.ts";
@@ -321,9 +322,7 @@ test(
     const p2 = startProjection({ store, clock: systemClock, observer: () => {}, owner: "p2" }, Orders);
     await eventually(async () => (await store.checkpoints.load("orders")) > BigInt(position!));
     wake();
-    await eventually(() =>
-      seen.some((one) => one.kind === "loop-failed" && (one.error as { code?: string }).code === "LEASE_LOST")
-    );
+    await eventually(() => seen.some(({ kind }) => kind === "lease-lost"));
     assert.deepEqual((await rows("orders")).map(({ id, status, changes }) => [id, status, changes]), [[
       "o-1",
       "confirmed",

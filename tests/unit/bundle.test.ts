@@ -10,8 +10,14 @@ import { ROOT } from "../support/sources.ts";
 /** What the core may weigh, compressed, in bytes. */
 const LIMIT = 15 * 1024;
 
-/** Loaded with their first use: by the embedded default, and by applications with sagas. */
-const ON_DEMAND = ["../memory/store.ts", "../sagas/orchestrator.ts"];
+/** Loaded with their first use: by the embedded default, and by applications with sagas or projections. */
+const ON_DEMAND = [
+  "../memory/store.ts",
+  "../sagas/orchestrator.ts",
+  "../sourcing/caught_up.ts",
+  "../sourcing/projection_runner.ts",
+  "../sourcing/projections.ts",
+];
 
 describe("the core, bundled for a browser", () => {
   test("needs nothing from outside", () => {
