@@ -9,11 +9,12 @@ import process from "node:process";
 import { parseArgs } from "node:util";
 import { type Figure, type Prepared, race, table } from "./harness.ts";
 import { preparePostgres } from "./postgres.ts";
+import { preparePostgresBroker } from "./postgres_broker.ts";
 import { prepareRedis } from "./redis.ts";
 
 const USAGE =
-  "npm run bench -- [--only=redis|postgres] [--rounds=5] [--quick] [--json] [--runtime=node|node24|bun|deno]";
-const SUBJECTS = { redis: "REDIS_URL", postgres: "DATABASE_URL" } as const;
+  "npm run bench -- [--only=redis|postgres|broker] [--rounds=5] [--quick] [--json] [--runtime=node|node24|bun|deno]";
+const SUBJECTS = { redis: "REDIS_URL", postgres: "DATABASE_URL", broker: "DATABASE_URL" } as const;
 type Subject = keyof typeof SUBJECTS;
 
 /** What the command line asks for. */
@@ -42,9 +43,7 @@ async function measure(subject: Subject, { rounds, quick }: Flags): Promise<Repo
   const url = process.env[SUBJECTS[subject]];
   if (!url) throw new Error(`Cannot measure ${subject}: expected its address in ${SUBJECTS[subject]}`);
   const scale = quick ? 0.1 : 1;
-  const prepared: Prepared = subject === "redis"
-    ? await prepareRedis(url, 20_000 * scale)
-    : await preparePostgres(url, scale);
+  const prepared = await prepare(subject, url, scale);
   try {
     const figures: Figure[] = [];
     for (const question of prepared.questions) figures.push(...await race(question, { rounds, progress }));
@@ -53,6 +52,12 @@ async function measure(subject: Subject, { rounds, quick }: Flags): Promise<Repo
   } finally {
     await prepared[Symbol.asyncDispose]?.();
   }
+}
+
+async function prepare(subject: Subject, url: string, scale: number): Promise<Prepared> {
+  if (subject === "redis") return await prepareRedis(url, 20_000 * scale);
+  if (subject === "postgres") return await preparePostgres(url, scale);
+  return await preparePostgresBroker(url, 20_000 * scale);
 }
 
 function report({ json, rounds, quick }: Flags, { about, figures }: Report): void {

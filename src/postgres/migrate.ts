@@ -10,12 +10,14 @@ import { storeMigration } from "./migrations/0001_store.ts";
 import { brokerMigration } from "./migrations/0002_broker.ts";
 import { brokerStartsMigration } from "./migrations/0003_broker_starts.ts";
 import { projectionMigration } from "./migrations/0004_projections.ts";
+import { brokerPlansMigration } from "./migrations/0005_broker_plans.ts";
 
 const MIGRATIONS: ReadonlyArray<(quotedSchema: string) => readonly string[]> = [
   storeMigration,
   brokerMigration,
   brokerStartsMigration,
   projectionMigration,
+  brokerPlansMigration,
 ];
 
 /**

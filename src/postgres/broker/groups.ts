@@ -50,12 +50,11 @@ from ${schema}.deliveries d where d.group_id = $1::int`;
 const groupsSql = (schema: string): string =>
   `select t.name as topic, g.name as grp, c.ready, c."inFlight", c.delayed, x.dead, o."oldestMs"
 from ${schema}.groups g join ${schema}.topics t on t.id = g.topic_id
-cross join lateral (select ${COUNTS} from ${schema}.deliveries d where d.group_id = g.id) c
+cross join lateral (select min(d.pos) as oldest, ${COUNTS} from ${schema}.deliveries d where d.group_id = g.id) c
 cross join lateral (select count(*)::int as dead from ${schema}.dead_letters x where x.group_id = g.id) x
 left join lateral (
   select (extract(epoch from clock_timestamp() - m.published_at) * 1000)::float8 as "oldestMs"
-  from ${schema}.deliveries d join ${schema}.messages m on m.pos = d.pos
-  where d.group_id = g.id order by d.pos limit 1
+  from ${schema}.messages m where m.pos = c.oldest
 ) o on true
 where $1::text is null or t.name = $1 order by t.name, g.name`;
 

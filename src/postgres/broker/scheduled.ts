@@ -4,12 +4,13 @@
  * @module
  */
 import { checkRange } from "../../core/backoff.ts";
-import { checkName, checkText } from "../../core/names.ts";
+import { checkName, isPlainText } from "../../core/names.ts";
 import type { Scheduled } from "../../ports/broker.ts";
 import type { BrokerContext } from "./context.ts";
+import { MAX_DELAY_MS } from "./publisher.ts";
 
-/** The delayed messages of all topics. @param maxDelayMs The longest delay. */
-export function scheduled({ session, schema, bells }: BrokerContext, maxDelayMs: number): Scheduled {
+/** The delayed messages of all topics. */
+export function scheduled({ session, schema, bells }: BrokerContext): Scheduled {
   async function change(
     sql: string,
     topic: string,
@@ -17,13 +18,13 @@ export function scheduled({ session, schema, bells }: BrokerContext, maxDelayMs:
     ...more: readonly number[]
   ): Promise<boolean> {
     checkName("topic", topic);
-    checkText("message id", id, 512);
+    if (!isPlainText(id)) return false; // no message has such an id
     const [row] = await session.query<{ done: boolean }>(sql, [topic, id, ...more]);
     return row?.done ?? false;
   }
 
   async function reschedule(topic: string, id: string, delayMs: number): Promise<boolean> {
-    checkRange("delayMs", delayMs, 0, maxDelayMs);
+    checkRange("delayMs", delayMs, 0, MAX_DELAY_MS);
     const done = await change(rescheduleSql(schema), topic, id, delayMs);
     if (done) bells.ring(topic); // it may be due now
     return done;

@@ -226,25 +226,17 @@ const deadLetterSql = (schema: string): string =>
   `select d.pos from unnest($3::bigint[], $4::int[]) d(pos, epoch)
 where ${schema}.dead_letter($1::int, $2::text, d.pos, d.epoch, $5::float8, $6::text, $7::text)`;
 
-/** Those of `$3` positions and `$4` epochs that consumer `$2` of group `$1` holds. */
-const held = "d.group_id = $1::int and d.pos = u.pos and d.epoch = u.epoch and d.owner = $2::text";
-
 /** `$1` to `$4` as in {@linkcode ackSql}, `$5` milliseconds to wait, `$6` time of the failure. */
 const retrySql = (schema: string): string =>
-  `update ${schema}.deliveries d set owner = null, redelivered = false, started = 0, attempt = d.attempt + 1,
-  waiting = $5::float8 > 0, ready_at = clock_timestamp() + $5::float8 * interval '1 millisecond',
-  first_failed_at = coalesce(d.first_failed_at, $6::float8)
-from unnest($3::bigint[], $4::int[]) u(pos, epoch) where ${held} returning d.pos`;
+  `select pos from ${schema}.retry($1::int, $2::text, $3::bigint[], $4::int[], $5::float8, $6::float8) as pos`;
 
 /** `$1` to `$4` as in {@linkcode ackSql}. */
 const releaseSql = (schema: string): string =>
-  `update ${schema}.deliveries d set owner = null, redelivered = false, started = 0, waiting = false, ready_at = clock_timestamp()
-from unnest($3::bigint[], $4::int[]) u(pos, epoch) where ${held} returning d.pos`;
+  `select pos from ${schema}.release($1::int, $2::text, $3::bigint[], $4::int[]) as pos`;
 
 /** `$1` to `$4` as in {@linkcode ackSql}, `$5` milliseconds of lease. */
 const extendSql = (schema: string): string =>
-  `update ${schema}.deliveries d set ready_at = clock_timestamp() + $5::float8 * interval '1 millisecond'
-from unnest($3::bigint[], $4::int[]) u(pos, epoch) where ${held} returning d.pos`;
+  `select pos from ${schema}.extend($1::int, $2::text, $3::bigint[], $4::int[], $5::float8) as pos`;
 
 interface DeliveryRow extends SqlRow {
   readonly pos: string | null;

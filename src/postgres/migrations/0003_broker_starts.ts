@@ -11,35 +11,12 @@ export function brokerStartsMigration(s: string): readonly string[] {
   return [
     // How often a handler has begun to work on it since it was last retried or released.
     `alter table ${s}.deliveries add column if not exists started int not null default 0`,
-    BEGIN(s),
     `drop function if exists ${s}.subscribe(text, text, boolean)`,
     SUBSCRIBE(s),
     CANCEL(s),
     RESCHEDULE(s),
   ];
 }
-
-/**
- * Counts that handlers begin. Returns position and count of those that the consumer still holds.
- *
- * The commit is not waited for: should the server crash at this moment, the count is one too low, which a message that
- * kills its consumers makes up for with the next one.
- *
- * `p_group`, `p_owner`, `p_pos` and `p_epochs` (one element per delivery, in order of position).
- */
-const BEGIN = (s: string): string =>
-  `create or replace function ${s}.begin(p_group int, p_owner text, p_pos bigint[], p_epochs int[])
-returns table (pos bigint, started int)
-language plpgsql as $begin$
-begin
-  perform set_config('synchronous_commit', 'off', true);
-  return query
-    update ${s}.deliveries d set started = d.started + 1
-    from unnest(p_pos, p_epochs) u(pos, epoch)
-    where d.group_id = p_group and d.pos = u.pos and d.epoch = u.epoch and d.owner = p_owner
-    returning d.pos, d.started;
-end
-$begin$`;
 
 /**
  * The id of a group; topic and group are created if they do not exist. A new group gets every message the topic still
