@@ -20,6 +20,7 @@ import type { Saga, SagaUse } from "../sagas/definition.ts";
 import type { SagaParts } from "../sagas/orchestrator.ts";
 import { startInstance } from "../sagas/start.ts";
 import type { Aggregate } from "../sourcing/aggregate.ts";
+import { withInline } from "../sourcing/inline.ts";
 import type { Projection } from "../sourcing/projection.ts";
 import type { AnswerOptions, Millstream, UseAggregateOptions } from "./application.ts";
 import { asking } from "./asking.ts";
@@ -65,10 +66,10 @@ export interface MillstreamOptions {
 export function millstream(options: MillstreamOptions = {}): Millstream {
   const { clock = systemClock, random = Math.random, limits = {}, retry } = options;
   const source = checkText("source", options.source ?? "/millstream");
-  const store = options.store ?? embeddedStore(clock);
   const newId = uuidv7Generator(() => clock.now());
   if (retry) retryPolicy(retry);
   const registry = createRegistry();
+  const store = withInline(options.store ?? embeddedStore(clock), clock, registry.projections);
   const commands = commandBus();
   const queries = queryBus();
   const parts: Parts = {

@@ -72,8 +72,14 @@ where name = $1::text and owner = $2::text and epoch = $3::int`;
 const revokeSql = (schema: string): string =>
   `update ${schema}.leases set owner = null, expires_at = clock_timestamp() where name = $1::text`;
 
-/** `$1` name, `$2` owner, `$3` epoch. Nobody can take the lease until the transaction ends. */
+/**
+ * `$1` name, `$2` owner, `$3` epoch. Nobody can take the lease until the transaction ends, which must not be for ever: a
+ * process that is frozen in the middle of it would keep all others from taking over.
+ */
 const assertSql = (schema: string): string =>
-  `select 1 from ${schema}.leases
+  `select set_config('idle_in_transaction_session_timeout', '${MAX_IDLE_MS}', true) from ${schema}.leases
 where name = $1::text and owner = $2::text and epoch = $3::int and expires_at > clock_timestamp()
 for share`;
+
+/** How long a transaction may do nothing that holds a lease in place. Then the server ends its session. */
+const MAX_IDLE_MS = 5_000;

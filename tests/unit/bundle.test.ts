@@ -15,6 +15,7 @@ const ON_DEMAND = [
   "../memory/store.ts",
   "../sagas/orchestrator.ts",
   "../sourcing/caught_up.ts",
+  "./inline_append.ts",
   "../sourcing/projection_runner.ts",
   "../sourcing/projections.ts",
 ];

@@ -137,7 +137,11 @@ test("a rebuild that is called off leaves the live build as it was, and the next
   await app.cancelRebuild("sums");
   await app.resume("sums");
   await clock.advance(3_000);
-  assert.deepEqual([kept.get(""), kept.get("_2"), calls], [6, undefined, ["create 1", "create 2_2", "drop 2_2"]]);
+  assert.deepEqual([kept.get(""), kept.get("_2"), calls], [6, undefined, [
+    "create 1",
+    "create 2_2",
+    "drop 2_2",
+  ]]);
   assert.equal(await app.rebuild("sums"), 2);
   await clock.advance(5_000);
   assert.deepEqual([kept.get(""), kept.get("_2")], [undefined, 6]);
@@ -155,7 +159,11 @@ test("a new version of the code builds its own read model, while the old version
   assert.equal(old.sums.get(""), 12);
   await append("a", 1);
   await clock.advance(10_000);
-  assert.deepEqual([old.sums.get(""), old.sums.get("_2")], [13, undefined], "the old code never runs the new build");
+  assert.deepEqual(
+    [old.sums.get(""), old.sums.get("_2")],
+    [13, undefined],
+    "the old code never runs the new build",
+  );
   assert.deepEqual([fresh.sums.get(""), fresh.sums.get("_2")], [undefined, 26]);
   assert.deepEqual((await operate(fresh.projection).list()).map(({ build, state }) => [build, state]), [[
     2,
@@ -264,7 +272,13 @@ test("a projection of a category, or of everything, gets its streams' events of 
   await append("order-4-5", 4);
   const loops = [run(everything), run(ofOrders)];
   await clock.advance(100);
-  assert.deepEqual(all, ["counted order-1", "other order-1", "counted orders-2", "counted order", "counted order-4-5"]);
+  assert.deepEqual(all, [
+    "counted order-1",
+    "other order-1",
+    "counted orders-2",
+    "counted order",
+    "counted order-4-5",
+  ]);
   assert.deepEqual(orders, ["order-1 1", "order-4-5 4"]);
   await Promise.all(loops.map((loop) => loop.stop()));
 });
@@ -308,7 +322,9 @@ test("bad options are refused before anything runs", () => {
 test("operating a projection that is not registered says so", async () => {
   const { operate } = stage();
   const app = operate();
-  for (const call of [app.pause("no"), app.rebuild("no"), app.parked("no"), app.waitFor("1", { names: ["no"] })]) {
+  for (
+    const call of [app.pause("no"), app.rebuild("no"), app.parked("no"), app.waitFor("1", { names: ["no"] })]
+  ) {
     await assert.rejects(call, { code: "NOT_FOUND" });
   }
 });
