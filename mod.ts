@@ -105,15 +105,30 @@ export type {
 } from "./src/cqrs/command_bus.ts";
 export type { QueryContext, QueryHandler } from "./src/cqrs/query_bus.ts";
 
-// Sagas.
+// Sagas and process managers.
 export {
+  type ChildParts,
   type Saga,
   saga,
+  type SagaOptions,
   type SagaUse,
   type Step,
+  type StepChange,
   type StepContext,
   type StepParts,
+  type StepRetry,
+  type WaitParts,
 } from "./src/sagas/definition.ts";
+export {
+  type CommandToSend,
+  type EventReaction,
+  type ProcessEvent,
+  type ProcessManager,
+  processManager,
+  type Reaction,
+} from "./src/sagas/process_manager.ts";
+export type { Sagas, SagaTry, SagaView } from "./src/sagas/operations.ts";
+export type { SagaRunOptions } from "./src/sagas/parts.ts";
 
 // Idempotent operations.
 export { runOnce, type RunOnceOptions, type RunOnceResult } from "./src/idempotency/idempotent.ts";
@@ -161,7 +176,11 @@ export type { Snapshot, Snapshots } from "./src/ports/snapshots.ts";
 export type {
   ClaimedSaga,
   SagaFilter,
+  SagaHistoryEntry,
+  SagaHolder,
   SagaInstance,
+  SagaSave,
+  SagaSignals,
   SagaStatus,
   SagaStepRecord,
   SagaStore,

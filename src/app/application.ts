@@ -24,6 +24,8 @@ import type { Aggregate } from "../sourcing/aggregate.ts";
 import type { Projection } from "../sourcing/projection.ts";
 import type { Projections } from "../sourcing/projections.ts";
 import type { Saga, SagaUse } from "../sagas/definition.ts";
+import type { Sagas } from "../sagas/operations.ts";
+import type { ProcessManager } from "../sagas/process_manager.ts";
 import type { ConsumerOptions } from "../messaging/consumer.ts";
 import type { CommandHandler, CommandMiddleware } from "../cqrs/command_bus.ts";
 import type { QueryHandler } from "../cqrs/query_bus.ts";
@@ -83,6 +85,8 @@ export interface Millstream extends AsyncDisposable {
   use(projection: Projection): Millstream;
   /** Adds a saga, driven by any process that has it. */
   use<Data>(saga: Saga<Data>, options?: SagaUse<Data>): Millstream;
+  /** Adds a process manager. Each event that it reacts to is handled in the group `process-<name>`. */
+  use<State>(manager: ProcessManager<State>): Millstream;
 
   /** Handles a command that belongs to no aggregate. */
   handle<C extends AnyCommand>(command: C, handler: CommandHandler<DataOf<C>, ResultOf<C>>): Millstream;
@@ -117,13 +121,21 @@ export interface Millstream extends AsyncDisposable {
    */
   ask<Q extends AnyQuery>(query: Q, params: DataOf<Q>, options?: AskOptions): Promise<ResultOf<Q>>;
 
-  /** Starts a saga that is not started by an event. The same id again starts nothing. Resolves with whether it was new. */
+  /**
+   * Starts a saga that is not started by an event. Resolves with whether it was new: the same id with the same data
+   * again starts nothing.
+   *
+   * @throws `IDEMPOTENCY_KEY_REUSED` if the id was started with other data, `VALIDATION_FAILED`, `INVALID_ARGUMENT`.
+   */
   startSaga<Data>(
     saga: Saga<Data>,
     id: string,
     data: Data,
     options?: { readonly correlationId?: string },
   ): Promise<boolean>;
+
+  /** Sagas and process managers: where they stand, and what an operator can do. */
+  readonly sagas: Sagas;
 
   /** Prepares the store and starts everything that runs by itself. Resolves when it runs. When `signal` aborts, it closes. */
   start(options?: Abortable): Promise<void>;

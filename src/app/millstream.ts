@@ -17,8 +17,8 @@ import { messageFactory } from "../messaging/factory.ts";
 import type { Broker } from "../ports/broker.ts";
 import type { Store } from "../ports/store.ts";
 import type { Saga, SagaUse } from "../sagas/definition.ts";
-import type { SagaParts } from "../sagas/orchestrator.ts";
-import { startInstance } from "../sagas/start.ts";
+import type { SagaRunOptions } from "../sagas/parts.ts";
+import type { ProcessManager } from "../sagas/process_manager.ts";
 import type { Aggregate } from "../sourcing/aggregate.ts";
 import { withInline } from "../sourcing/inline.ts";
 import type { Projection } from "../sourcing/projection.ts";
@@ -30,6 +30,7 @@ import { embeddedStore } from "./embedded.ts";
 import type { Parts } from "./parts.ts";
 import { createRegistry } from "./registry.ts";
 import { running } from "./running.ts";
+import { saving } from "./sagas.ts";
 import { sending } from "./sending.ts";
 
 /** Options of {@linkcode millstream}. All have defaults; `{}` is the embedded application in memory. */
@@ -44,6 +45,8 @@ export interface MillstreamOptions {
   readonly limits?: MessageLimits;
   /** Retry policy of consumers that have none of their own. */
   readonly retry?: RetryPolicy;
+  /** How this process drives sagas. */
+  readonly sagas?: SagaRunOptions;
   /** Told about everything that happens. */
   readonly observer?: Observer;
   readonly clock?: Clock;
@@ -87,27 +90,19 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
     queries,
     committed: () => run.committed(),
   };
-  const sagaParts: SagaParts = { ...parts, dispatch: (command) => commands.dispatch(command) };
   const { answer, ask } = asking(parts);
   const { useAggregate, handle, dispatch } = commanding(parts, ask);
-  const run = running(parts, ask, sagaParts);
-
-  function useSaga(saga: Saga, { startOn, id, data }: SagaUse<unknown>): void {
-    registry.addSaga(saga);
-    if (!startOn) return;
-    registry.subscribe(startOn, `saga-${saga.name}`, {}, async (event) => {
-      const start = { data: data ? data(event) : event.data, correlationId: event.correlationId ?? event.id };
-      await startInstance(sagaParts, saga, id ? id(event) : `${saga.name}-${event.id}`, start);
-    });
-  }
+  const sagas = saving(parts, options.sagas ?? {});
+  const run = running(parts, ask, sagas);
 
   function use(
-    part: Aggregate | Projection | Saga,
+    part: Aggregate | Projection | Saga | ProcessManager,
     useOptions: UseAggregateOptions | SagaUse<unknown> = {},
   ): Millstream {
     registry.assertOpen(`a ${part.kind}`);
     if (part.kind === "aggregate") useAggregate(part, useOptions as UseAggregateOptions);
-    else if (part.kind === "saga") useSaga(part, useOptions as SagaUse<unknown>);
+    else if (part.kind === "process") sagas.useProcess(part);
+    else if (part.kind === "saga") sagas.useSaga(part, useOptions as SagaUse<unknown>);
     else registry.addProjection(part);
     return app;
   }
@@ -149,8 +144,8 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
     },
     dispatch,
     ask,
-    startSaga: (saga, id, data, { correlationId = id } = {}) =>
-      startInstance(sagaParts, saga, id, { data, correlationId }),
+    startSaga: sagas.startSaga,
+    sagas: sagas.sagas,
     start: run.start,
     health: run.health,
     close: run.close,

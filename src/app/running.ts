@@ -9,10 +9,10 @@ import type { Message } from "../core/message.ts";
 import { type Consumer, consumerOptions, startConsumer } from "../messaging/consumer.ts";
 import type { Loop } from "../messaging/loop.ts";
 import { startRelay } from "../messaging/relay.ts";
-import type { SagaParts } from "../sagas/orchestrator.ts";
 import type { Health, Millstream } from "./application.ts";
 import { deliveryHandler } from "./deliveries.ts";
 import type { Parts } from "./parts.ts";
+import type { Saving } from "./sagas.ts";
 
 /** The application's members that start and stop it. */
 export interface Running extends Pick<Millstream, "start" | "health" | "close"> {
@@ -21,7 +21,7 @@ export interface Running extends Pick<Millstream, "start" | "health" | "close"> 
 }
 
 /** Creates them. */
-export function running(parts: Parts, ask: Millstream["ask"], sagaParts: SagaParts): Running {
+export function running(parts: Parts, ask: Millstream["ask"], sagas: Saving): Running {
   const { store, broker, observer, registry } = parts;
   const loops: Loop[] = [];
   const consumers: Consumer[] = [];
@@ -39,10 +39,8 @@ export function running(parts: Parts, ask: Millstream["ask"], sagaParts: SagaPar
       const { startProjections } = await import("../sourcing/projection_runner.ts");
       loops.push(...await startProjections({ store, clock, observer, owner, random }, registry.projections));
     }
-    if (registry.sagas.size > 0) {
-      const { startOrchestrator } = await import("../sagas/orchestrator.ts");
-      loops.push(startOrchestrator(sagaParts, registry.sagas));
-    }
+    const orchestrator = await sagas.run();
+    if (orchestrator) loops.push(orchestrator);
     const dispatch = (command: Message): Promise<unknown> => commands.dispatch(command);
     const delivering = { store, factory, clock, observer, limits, committed, ask, dispatch };
     for (const member of registry.members.values()) {
@@ -76,6 +74,7 @@ export function running(parts: Parts, ask: Millstream["ask"], sagaParts: SagaPar
       if (closing) {
         throw new MillstreamError("CLOSED", "Cannot start the application again after it was closed");
       }
+      if (!starting) sagas.complete();
       registry.seal(true);
       starting ??= startAll().catch((failure) => {
         starting = undefined; // nothing runs yet: the same call may succeed later

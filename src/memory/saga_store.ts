@@ -5,14 +5,23 @@
  */
 import { checkRange } from "../core/backoff.ts";
 import type { Clock } from "../core/clock.ts";
-import { MillstreamError } from "../core/errors.ts";
 import { stringifyStrict } from "../core/json.ts";
-import type { ClaimedSaga, SagaInstance, SagaStore } from "../ports/saga_store.ts";
+import {
+  type ClaimedSaga,
+  isFinal,
+  type SagaFilter,
+  type SagaInstance,
+  type SagaSave,
+  type SagaStore,
+} from "../ports/saga_store.ts";
 import type { Session } from "./session.ts";
 import type { Table } from "./table.ts";
 
 /** Instances by id. */
 export type SagaRows = Table<SagaRow>;
+
+/** What was left for instances, by id. */
+export type SignalRows = Table<ReadonlyMap<string, string>>;
 
 interface SagaRow {
   /** The instance as JSON: what a caller does to its copy afterwards changes nothing here. */
@@ -29,7 +38,7 @@ interface SagaRow {
 /** The saga port on a session. */
 export function memorySagaStore(
   session: Session,
-  { rows, clock }: { rows: SagaRows; clock: Clock },
+  { rows, signals, clock }: { rows: SagaRows; signals: SignalRows; clock: Clock },
 ): SagaStore {
   function isFree(row: SagaRow): boolean {
     return row.owner === undefined || row.until <= clock.monotonic();
@@ -47,14 +56,29 @@ export function memorySagaStore(
     return { instance: JSON.parse(row.text) as SagaInstance, owner, epoch };
   }
 
+  function saveOne({ claimed, release, seen }: SagaSave, facts: Facts): boolean {
+    const { id } = claimed.instance;
+    const row = held(claimed);
+    if (!row) return false;
+    const owner = release ? undefined : claimed.owner;
+    const signalled = release && seen !== undefined && (signals.get(id)?.size ?? 0) > seen;
+    rows.set(session, id, { ...row, ...facts, ...(signalled ? { dueAt: 0 } : {}), owner });
+    return true;
+  }
+
   return {
-    async create(instance) {
-      const facts = factsOf(instance);
-      return await session.run(() => {
-        if (rows.get(instance.id)) return false;
-        rows.set(session, instance.id, { ...facts, epoch: 0, owner: undefined, until: 0 });
-        return true;
-      });
+    async create(instances, holder) {
+      const facts = instances.map(factsOf);
+      const lease = holder
+        ? { epoch: 1, owner: holder.owner, until: clock.monotonic() + holder.leaseMs }
+        : { epoch: 0, owner: undefined, until: 0 };
+      return await session.run(() =>
+        instances.map(({ id }, index) => {
+          if (rows.get(id)) return false;
+          rows.set(session, id, { ...facts[index]!, ...lease });
+          return true;
+        })
+      );
     },
     load: (id) =>
       session.run(() => {
@@ -73,24 +97,42 @@ export function memorySagaStore(
         return due.slice(0, limit).map(([id, row]) => claim(row, id, owner, leaseMs));
       });
     },
-    async renew(claimed, leaseMs) {
+    async take(id, owner, leaseMs) {
       checkRange("leaseMs", leaseMs, 1, 86_400_000);
       return await session.run(() => {
-        const row = held(claimed);
-        if (row) rows.set(session, claimed.instance.id, { ...row, until: clock.monotonic() + leaseMs });
-        return row !== undefined;
+        const row = rows.get(id);
+        return row && isFree(row) ? claim(row, id, owner, leaseMs) : undefined;
       });
     },
-    async save(claimed, instance, release) {
-      const facts = factsOf(instance);
-      await session.run(() => {
-        const row = held(claimed);
-        if (!row) throw lost(claimed);
-        const owner = release ? undefined : claimed.owner;
-        rows.set(session, claimed.instance.id, { ...row, ...facts, owner });
-      });
+    async renew(claims, leaseMs) {
+      checkRange("leaseMs", leaseMs, 1, 86_400_000);
+      return await session.run(() =>
+        claims.map((claimed) => {
+          const row = held(claimed);
+          if (row) rows.set(session, claimed.instance.id, { ...row, until: clock.monotonic() + leaseMs });
+          return row !== undefined;
+        })
+      );
     },
-    async list({ saga, status, limit, after }) {
+    async save(saves) {
+      const facts = saves.map(({ instance }) => factsOf(instance));
+      return await session.run(() => saves.map((save, index) => saveOne(save, facts[index]!)));
+    },
+    signal: (id, name, text) =>
+      session.run(() => {
+        const known = signals.get(id);
+        if (known?.has(name)) return;
+        signals.set(session, id, new Map([...known ?? [], [name, text]]));
+        const row = rows.get(id);
+        if (row) rows.set(session, id, { ...row, dueAt: Math.min(row.dueAt, clock.now()) });
+      }),
+    signals: (id) =>
+      session.run(() => {
+        const byName = signals.get(id) ?? new Map<string, string>();
+        return { seen: byName.size, byName };
+      }),
+    async list(filter) {
+      const { limit, after } = filter;
       checkRange("limit", limit, 1, 1_000_000, true);
       return await session.run(() => {
         const ids = [...rows.rows()].map(([id]) => id).filter((id) => after === undefined || id > after)
@@ -99,9 +141,7 @@ export function memorySagaStore(
         for (const id of ids) {
           if (found.length >= limit) break;
           const instance = JSON.parse(rows.get(id)!.text) as SagaInstance;
-          const matches = (saga === undefined || instance.saga === saga) &&
-            (status === undefined || instance.status === status);
-          if (matches) found.push(instance);
+          if (matches(instance, filter)) found.push(instance);
         }
         return found;
       });
@@ -109,15 +149,18 @@ export function memorySagaStore(
   };
 }
 
-function factsOf(instance: SagaInstance): Pick<SagaRow, "text" | "saga" | "dueAt" | "open"> {
-  const open = instance.status === "running" || instance.status === "compensating";
-  return { text: stringifyStrict(instance), saga: instance.saga, dueAt: instance.dueAt, open };
+function matches(instance: SagaInstance, { saga, status, startedBefore, overdueAt }: SagaFilter): boolean {
+  const { deadlineAt } = instance;
+  return (saga === undefined || instance.saga === saga) &&
+    (status === undefined || instance.status === status) &&
+    (startedBefore === undefined || instance.startedAt < startedBefore) &&
+    (overdueAt === undefined ||
+      (deadlineAt !== undefined && deadlineAt < overdueAt && !isFinal(instance.status)));
 }
 
-function lost({ instance, epoch }: ClaimedSaga): MillstreamError {
-  return new MillstreamError(
-    "LEASE_LOST",
-    `Cannot save saga "${instance.id}": another worker took over, or the claim of epoch ${epoch} was given up`,
-    { details: { id: instance.id, epoch } },
-  );
+type Facts = Pick<SagaRow, "text" | "saga" | "dueAt" | "open">;
+
+function factsOf(instance: SagaInstance): Facts {
+  const { saga, dueAt, status } = instance;
+  return { text: stringifyStrict(instance), saga, dueAt, open: !isFinal(status) };
 }

@@ -15,6 +15,8 @@ export interface LoopHealth {
   readonly silentMs: number;
   /** Whether it spoke within three periods and its last three rounds did not all fail. */
   readonly healthy: boolean;
+  /** What needs attention although the loop runs. */
+  readonly warning?: string;
   /** What its last round failed with, if it did. */
   readonly error?: string;
 }

@@ -11,6 +11,7 @@ import { brokerMigration } from "./migrations/0002_broker.ts";
 import { brokerStartsMigration } from "./migrations/0003_broker_starts.ts";
 import { projectionMigration } from "./migrations/0004_projections.ts";
 import { brokerPlansMigration } from "./migrations/0005_broker_plans.ts";
+import { sagaMigration } from "./migrations/0006_sagas.ts";
 
 const MIGRATIONS: ReadonlyArray<(quotedSchema: string) => readonly string[]> = [
   storeMigration,
@@ -18,6 +19,7 @@ const MIGRATIONS: ReadonlyArray<(quotedSchema: string) => readonly string[]> = [
   brokerStartsMigration,
   projectionMigration,
   brokerPlansMigration,
+  sagaMigration,
 ];
 
 /**

@@ -1,18 +1,43 @@
 /**
  * The saga store on Postgres: an instance is one row of JSON text, with what it is searched by beside it.
  *
+ * Everything that many instances do is one statement over arrays. A save that keeps its claim changes no indexed column,
+ * so that Postgres updates the row in place (HOT).
+ *
  * @module
  */
 import { describe, MillstreamError } from "../core/errors.ts";
 import { checkText } from "../core/names.ts";
-import type { ClaimedSaga, SagaFilter, SagaInstance, SagaStore } from "../ports/saga_store.ts";
+import type {
+  ClaimedSaga,
+  SagaFilter,
+  SagaHolder,
+  SagaInstance,
+  SagaSave,
+  SagaSignals,
+  SagaStore,
+} from "../ports/saga_store.ts";
 import type { SqlRow, SqlSession } from "../ports/sql.ts";
+import { columns } from "./context.ts";
 
 /** A saga store on a session. @param schema Quoted. */
 export function sagas(session: SqlSession, schema: string): SagaStore {
-  async function create(instance: SagaInstance): Promise<boolean> {
-    checkText("saga id", instance.id);
-    return (await session.query(createSql(schema), instanceValues(instance))).length > 0;
+  async function create(instances: readonly SagaInstance[], holder?: SagaHolder): Promise<boolean[]> {
+    for (const { id } of instances) checkText("saga id", id);
+    const values = columns(
+      instances.map(bounded),
+      ({ id }) => id,
+      ({ saga }) => saga,
+      ({ status }) => status,
+      ({ dueAt }) => dueAt,
+      (instance) => JSON.stringify(instance),
+      ({ startedAt }) => startedAt,
+      ({ deadlineAt }) => deadlineAt,
+    );
+    const lease = [holder ? checkText("owner", holder.owner) : null, holder?.leaseMs ?? null];
+    const rows = await session.query<IdRow>(createSql(schema), [...values, ...lease]);
+    const created = new Set(rows.map(({ id }) => id));
+    return instances.map(({ id }) => created.delete(id)); // of two with one id the first is created
   }
 
   async function load(id: string): Promise<SagaInstance | undefined> {
@@ -27,91 +52,187 @@ export function sagas(session: SqlSession, schema: string): SagaStore {
     limit: number,
   ): Promise<ClaimedSaga[]> {
     const values = [names, checkText("owner", owner), leaseMs, limit];
-    const rows = await session.query<InstanceRow & { epoch: number }>(claimSql(schema), values);
-    return rows.map((row) => ({ instance: readInstance(row), owner, epoch: row.epoch }));
+    const rows = await session.query<ClaimedRow>(claimSql(schema), values);
+    return rows.map((row) => readClaim(row, owner));
   }
 
-  async function renew({ instance, owner, epoch }: ClaimedSaga, leaseMs: number): Promise<boolean> {
-    return (await session.query(renewSql(schema), [instance.id, owner, epoch, leaseMs])).length > 0;
+  async function take(id: string, owner: string, leaseMs: number): Promise<ClaimedSaga | undefined> {
+    const values = [id, checkText("owner", owner), leaseMs];
+    const [row] = await session.query<ClaimedRow>(takeSql(schema), values);
+    return row && readClaim(row, owner);
   }
 
-  async function save(claimed: ClaimedSaga, instance: SagaInstance, release: boolean): Promise<void> {
-    const { instance: { id }, owner, epoch } = claimed;
-    if (instance.id !== id) throw otherInstance(id, instance.id);
-    const rows = await session.query(saveSql(schema), [...instanceValues(instance), owner, epoch, release]);
-    if (rows.length > 0) return;
-    throw new MillstreamError(
-      "LEASE_LOST",
-      `Cannot save saga ${describe(id)}: ${describe(owner)} no longer holds epoch ${epoch}`,
-      { details: { id, owner, epoch } },
+  async function renew(claims: readonly ClaimedSaga[], leaseMs: number): Promise<boolean[]> {
+    const rows = await session.query<IdRow>(renewSql(schema), [...claimColumns(claims), leaseMs]);
+    return answers(claims, rows);
+  }
+
+  async function save(saves: readonly SagaSave[]): Promise<boolean[]> {
+    for (const { claimed, instance } of saves) {
+      if (instance.id !== claimed.instance.id) throw otherInstance(claimed.instance.id, instance.id);
+    }
+    const claims = saves.map(({ claimed }) => claimed);
+    const values = columns(
+      saves.map((one) => ({ ...one, instance: bounded(one.instance) })),
+      ({ instance }) => instance.status,
+      ({ instance }) => instance.dueAt,
+      ({ instance }) => JSON.stringify(instance),
+      ({ release }) => release ? 1 : 0,
+      ({ seen }) => seen,
     );
+    return answers(claims, await session.query<IdRow>(saveSql(schema), [...claimColumns(claims), ...values]));
   }
 
-  async function list({ saga, status, limit, after }: SagaFilter): Promise<readonly SagaInstance[]> {
-    const rows = await session.query<InstanceRow>(listSql(schema), [
-      saga ?? null,
-      status ?? null,
-      after ?? null,
-      limit,
-    ]);
-    return rows.map(readInstance);
+  async function signal(id: string, name: string, text: string): Promise<void> {
+    const values = [checkText("saga id", id), checkText("signal name", name), text];
+    await session.query(signalSql(schema), values);
   }
 
-  return { create, load, claim, renew, save, list };
+  async function signals(id: string): Promise<SagaSignals> {
+    const rows = await session.query<SignalRow>(signalsSql(schema), [id]);
+    const byName = new Map<string, string>();
+    for (const { name, body } of rows) if (name !== null) byName.set(name, body ?? "");
+    return { seen: rows[0]?.signalled ?? 0, byName };
+  }
+
+  async function list(filter: SagaFilter): Promise<readonly SagaInstance[]> {
+    const { saga, status, after, startedBefore, overdueAt, limit } = filter;
+    const values = [saga, status, after, startedBefore, overdueAt].map((value) => value ?? null);
+    return (await session.query<InstanceRow>(listSql(schema), [...values, limit])).map(readInstance);
+  }
+
+  return { create, load, claim, take, renew, save, signal, signals, list };
 }
 
-/** `$1` id, `$2` saga, `$3` status, `$4` due, `$5` instance. No row if the id exists. */
+/**
+ * One element per instance: `$1` ids, `$2` sagas, `$3` statuses, `$4` due, `$5` instances, `$6` started, `$7` deadlines.
+ * `$8` owner or null, `$9` milliseconds of lease. The ids that did not exist. In order of id, so that two who create
+ * the same ones do not block each other.
+ */
 const createSql = (schema: string): string =>
-  `insert into ${schema}.sagas (id, saga, status, due_at, instance)
-values ($1::text, $2::text, $3::text, $4::float8, $5::text) on conflict (id) do nothing returning 1`;
+  `insert into ${schema}.sagas
+  (id, saga, status, due_at, instance, started_at, deadline_at, owner, epoch, leased_until)
+select id, saga, status, due_at, instance, started_at, deadline_at, $8::text,
+  case when $8::text is null then 0 else 1 end, clock_timestamp() + $9::float8 * interval '1 millisecond'
+from unnest($1::text[], $2::text[], $3::text[], $4::float8[], $5::text[], $6::float8[], $7::float8[])
+  with ordinality u(id, saga, status, due_at, instance, started_at, deadline_at, nth)
+order by id collate "C", nth
+on conflict (id) do nothing returning id`;
 
 /** `$1` id. */
 const loadSql = (schema: string): string => `select instance from ${schema}.sagas where id = $1::text`;
 
 /**
- * `$1` sagas, `$2` owner, `$3` milliseconds of lease, `$4` limit. Those that are due longest come first; one that
- * another worker is claiming or saving just now is left to it.
+ * `$1` sagas, `$2` owner, `$3` milliseconds of lease, `$4` limit. Those that are due longest come first, found in the
+ * index of each saga; one that another worker is claiming or saving just now is left to it.
  */
 const claimSql = (schema: string): string =>
   `with due as materialized (
-  select id from ${schema}.sagas
-  where saga = any($1::text[]) and status in ('running', 'compensating')
-    and due_at <= extract(epoch from statement_timestamp()) * 1000
-    and (leased_until is null or leased_until <= clock_timestamp())
-  order by due_at limit $4::int for update skip locked
+  select d.id from unnest($1::text[]) n(saga), lateral (
+    select id, due_at from ${schema}.sagas
+    where saga = n.saga and status not in ('completed', 'compensated', 'compensation_failed')
+      and due_at <= extract(epoch from statement_timestamp()) * 1000
+      and (leased_until is null or leased_until <= clock_timestamp())
+    order by due_at limit $4::int for update skip locked
+  ) d
+  order by d.due_at limit $4::int
 )
 update ${schema}.sagas s
 set owner = $2::text, epoch = s.epoch + 1, leased_until = clock_timestamp() + $3::float8 * interval '1 millisecond'
 from due where s.id = due.id
 returning s.instance, s.epoch`;
 
-/** `$1` id, `$2` owner, `$3` epoch, `$4` milliseconds. No row if the claim was lost. */
+/** `$1` id, `$2` owner, `$3` milliseconds of lease. No row if there is none or somebody holds it. */
+const takeSql = (schema: string): string =>
+  `update ${schema}.sagas
+set owner = $2::text, epoch = epoch + 1, leased_until = clock_timestamp() + $3::float8 * interval '1 millisecond'
+where id = $1::text and (leased_until is null or leased_until <= clock_timestamp())
+returning instance, epoch`;
+
+/** One element per claim: `$1` ids, `$2` owners, `$3` epochs. `$4` milliseconds. The ids whose claim still holds. */
 const renewSql = (schema: string): string =>
-  `update ${schema}.sagas set leased_until = clock_timestamp() + $4::float8 * interval '1 millisecond'
-where id = $1::text and owner = $2::text and epoch = $3::int and leased_until > clock_timestamp() returning 1`;
+  `update ${schema}.sagas s set leased_until = clock_timestamp() + $4::float8 * interval '1 millisecond'
+from unnest($1::text[], $2::text[], $3::int[]) u(id, owner, epoch)
+where s.id = u.id and s.owner = u.owner and s.epoch = u.epoch and s.leased_until > clock_timestamp()
+returning s.id`;
 
-/** `$1` to `$5` as in {@linkcode createSql}; `$6` owner, `$7` epoch, `$8` release. No row if the claim was lost. */
+/**
+ * One element per save: `$1` to `$3` as in {@linkcode renewSql}, `$4` statuses, `$5` due, `$6` instances, `$7` 1 to
+ * release, `$8` signals seen. The ids that were saved. A signal that comes at the same time has the row locked, or
+ * finds it changed: either this statement sees its count, or it sees the new due time and lowers it.
+ */
 const saveSql = (schema: string): string =>
-  `update ${schema}.sagas set saga = $2::text, status = $3::text, due_at = $4::float8, instance = $5::text,
-  owner = case when $8::boolean then null else owner end,
-  leased_until = case when $8::boolean then null else leased_until end
-where id = $1::text and owner = $6::text and epoch = $7::int and leased_until > clock_timestamp() returning 1`;
+  `update ${schema}.sagas s set status = u.status, instance = u.instance,
+  due_at = case
+    when u.release = 0 then s.due_at
+    when s.signalled > u.seen then 0
+    else u.due_at end,
+  owner = case when u.release = 1 then null else s.owner end,
+  leased_until = case when u.release = 1 then null else s.leased_until end
+from unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::float8[], $6::text[], $7::int[], $8::int[])
+  u(id, owner, epoch, status, due_at, instance, release, seen)
+where s.id = u.id and s.owner = u.owner and s.epoch = u.epoch and s.leased_until > clock_timestamp()
+returning s.id`;
 
-/** `$1` saga or null, `$2` status or null, `$3` id or null, `$4` limit. */
+/** `$1` id, `$2` name, `$3` text. The row is changed in any case, so that whoever saves it at the same time notices. */
+const signalSql = (schema: string): string =>
+  `with added as (
+  insert into ${schema}.saga_signals (saga_id, name, body) values ($1::text, $2::text, $3::text)
+  on conflict (saga_id, name) do nothing returning 1
+)
+update ${schema}.sagas set signalled = signalled + 1,
+  due_at = least(due_at, extract(epoch from clock_timestamp()) * 1000)
+where id = $1::text and exists (select from added)`;
+
+/** `$1` id. The instance's count and its signals, as of one moment. */
+const signalsSql = (schema: string): string =>
+  `select s.signalled, g.name, g.body
+from ${schema}.sagas s left join ${schema}.saga_signals g on g.saga_id = s.id where s.id = $1::text`;
+
+/** `$1` saga, `$2` status, `$3` id, `$4` started before, `$5` overdue at, each or null; `$6` limit. */
 const listSql = (schema: string): string =>
   `select instance from ${schema}.sagas
 where ($1::text is null or saga = $1::text) and ($2::text is null or status = $2::text)
-  and ($3::text is null or id > $3::text)
-order by id limit $4::int`;
+  and ($3::text is null or id > $3::text) and ($4::float8 is null or started_at < $4::float8)
+  and ($5::float8 is null or (deadline_at < $5::float8
+    and status not in ('completed', 'compensated', 'compensation_failed')))
+order by id limit $6::int`;
+
+interface IdRow extends SqlRow {
+  readonly id: string;
+}
 
 interface InstanceRow extends SqlRow {
   readonly instance: string;
 }
 
-function instanceValues(instance: SagaInstance): [string, string, string, number, string] {
-  // JSON has no Infinity: "never due" is kept as the largest exact number.
+interface SignalRow extends SqlRow {
+  readonly signalled: number;
+  readonly name: string | null;
+  readonly body: string | null;
+}
+
+interface ClaimedRow extends InstanceRow {
+  readonly epoch: number;
+}
+
+/** JSON has no Infinity: "never due" is kept as the largest exact number. */
+function bounded(instance: SagaInstance): SagaInstance {
   const dueAt = Math.min(instance.dueAt, Number.MAX_SAFE_INTEGER);
-  return [instance.id, instance.saga, instance.status, dueAt, JSON.stringify({ ...instance, dueAt })];
+  return dueAt === instance.dueAt ? instance : { ...instance, dueAt };
+}
+
+function claimColumns(claims: readonly ClaimedSaga[]): ReturnType<typeof columns> {
+  return columns(claims, ({ instance }) => instance.id, ({ owner }) => owner, ({ epoch }) => epoch);
+}
+
+function answers(claims: readonly ClaimedSaga[], rows: readonly IdRow[]): boolean[] {
+  const ids = new Set(rows.map(({ id }) => id));
+  return claims.map(({ instance }) => ids.has(instance.id));
+}
+
+function readClaim(row: ClaimedRow, owner: string): ClaimedSaga {
+  return { instance: readInstance(row), owner, epoch: row.epoch };
 }
 
 function readInstance(row: InstanceRow): SagaInstance {

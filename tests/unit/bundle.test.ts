@@ -13,7 +13,7 @@ const LIMIT = 15 * 1024;
 /** Loaded with their first use: by the embedded default, and by applications with sagas or projections. */
 const ON_DEMAND = [
   "../memory/store.ts",
-  "../sagas/orchestrator.ts",
+  "../sagas/runtime.ts",
   "../sourcing/caught_up.ts",
   "./inline_append.ts",
   "../sourcing/projection_runner.ts",

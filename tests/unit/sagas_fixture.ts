@@ -5,13 +5,13 @@ import { uuidv7Generator } from "../../src/core/ids.ts";
 import type { Observation } from "../../src/core/observer.ts";
 import { memoryStore } from "../../src/memory/store.ts";
 import { messageFactory } from "../../src/messaging/factory.ts";
-import type { Loop } from "../../src/messaging/loop.ts";
 import type { SagaInstance, SagaStore } from "../../src/ports/saga_store.ts";
 import type { Store } from "../../src/ports/store.ts";
 import type { Saga, StepContext } from "../../src/sagas/definition.ts";
 import { saga } from "../../src/sagas/definition.ts";
-import { startOrchestrator } from "../../src/sagas/orchestrator.ts";
-import { startInstance } from "../../src/sagas/start.ts";
+import { type Orchestrator, startOrchestrator } from "../../src/sagas/orchestrator.ts";
+import type { SagaParts } from "../../src/sagas/parts.ts";
+import { starter } from "../../src/sagas/start.ts";
 import { type VirtualClock, virtualClock } from "../../src/testing/mod.ts";
 
 export const Data = v.object({ order: v.string(), steps: v.optional(v.array(v.string())) });
@@ -58,7 +58,8 @@ export function threeSteps(world: Outside, fail: (step: string) => void = () => 
 
 /** One process that drives sagas. */
 export interface Driver {
-  readonly loop: Loop;
+  readonly loop: Orchestrator;
+  readonly parts: SagaParts;
   readonly seen: Observation[];
 }
 
@@ -85,7 +86,7 @@ export function sagaWorld(): SagaWorld {
     store,
     drive(saga, owner, own = store) {
       const seen: Observation[] = [];
-      const loop = startOrchestrator({
+      const parts: SagaParts = {
         store: own,
         factory,
         clock,
@@ -94,11 +95,12 @@ export function sagaWorld(): SagaWorld {
         owner,
         dispatch: () => Promise.reject(new MillstreamError("HANDLER_NOT_FOUND", "no commands here")),
         committed: () => {},
-      }, new Map([[saga.name, saga as Saga]]));
-      return { loop, seen };
+      };
+      const loop = startOrchestrator(parts, new Map([[saga.name, saga as Saga]]));
+      return { loop, parts, seen };
     },
     start: (saga, id = "s") =>
-      startInstance({ store, clock }, saga, id, { data: { order: "o" }, correlationId: "c" }),
+      starter({ store, clock }, () => undefined)(saga, id, { data: { order: "o" }, correlationId: "c" }),
     async load(id = "s") {
       return (await store.sagas.load(id))!;
     },

@@ -330,7 +330,11 @@ test("a lost lease aborts the step's signal", async () => {
       ),
   });
   await start(one);
-  const p1 = drive(one, "p1", withSagas(store, () => ({ renew: () => Promise.resolve(false) })));
+  const p1 = drive(
+    one,
+    "p1",
+    withSagas(store, () => ({ renew: (claims) => Promise.resolve(claims.map(() => false)) })),
+  );
   await clock.advance(6_000);
   assert.equal((reason as { code: string }).code, "LEASE_LOST");
   await p1.loop.stop();
@@ -338,7 +342,7 @@ test("a lost lease aborts the step's signal", async () => {
 
 test("no timer is left when a saga ends while its lease is being renewed", async () => {
   const { clock, store, drive, start, load } = sagaWorld();
-  let answer = (_kept: boolean): void => {};
+  let answer = (_kept: boolean[]): void => {};
   let finish = (): void => {};
   const one = saga("one", Data).step("a", { run: () => new Promise<void>((resolve) => finish = resolve) });
   await start(one);
@@ -352,25 +356,37 @@ test("no timer is left when a saga ends while its lease is being renewed", async
   await clock.advance(10);
   assert.equal((await load()).status, "completed");
   await p1.loop.stop();
-  answer(true);
+  answer([true]);
   await clock.advance(0);
   assert.equal(clock.pending, 0);
 });
 
-test("a step that no longer exists cannot be undone, and says so instead of being forgotten", async () => {
+test("an instance with a step that no longer exists is parked visibly, and goes on where the step is known", async () => {
   const { clock, store, drive, start, load } = sagaWorld();
   const world = outside();
-  const old = threeSteps(world);
-  await start(old);
+  const three = threeSteps(world);
+  await start(three);
   const [claim] = await store.sagas.claim(["three"], "p0", 1_000, 1);
   const steps = ["a", "gone"].map((name) => ({ name, status: "done" as const, attempt: 1, startedAt: 0 }));
-  await store.sagas.save(claim!, { ...claim!.instance, status: "compensating", steps }, true);
-  const { loop } = drive(old, "p1");
+  const saved = { ...claim!.instance, status: "compensating" as const, steps, error: "no" };
+  await store.sagas.save([{ claimed: claim!, instance: saved, release: true }]);
+  const old = drive(three, "p1");
   await clock.advance(3_600_000);
-  const instance = await load();
-  assert.equal(instance.status, "compensation_failed");
-  assert.match(instance.steps[1]!.error!, /no step "gone" any more/);
-  assert.deepEqual(world.calls, ["s/a/undo"]);
+  const parked = await load();
+  assert.deepEqual([parked.status, parked.parked?.status, world.calls], [
+    "needs_migration",
+    "compensating",
+    [],
+  ]);
+  assert.match(parked.parked?.reason ?? "", /no version 1 of saga "three" with all steps/);
+  assert.equal(old.seen.filter((one) => one.kind === "saga" && one.status === "needs_migration").length, 1);
+  await old.loop.stop();
+  const gone = three.step("gone", { run: () => {}, undo: (_, context) => world.act(context) });
+  const { loop } = drive(gone, "p2");
+  await clock.advance(120_000);
+  const { status, error, parked: still } = await load();
+  assert.deepEqual([status, error, still], ["compensated", "no", undefined]);
+  assert.deepEqual(world.calls, ["s/gone/undo", "s/a/undo"]);
   await loop.stop();
 });
 

@@ -244,9 +244,9 @@ const MUTANTS: ReadonlyArray<readonly [what: string, foundBy: string, break_: Br
     "creates a saga twice",
     "sagas: are created once",
     port("sagas", ({ create }) => ({
-      async create(instance) {
-        await create(instance);
-        return true;
+      async create(instances) {
+        await create(instances);
+        return instances.map(() => true);
       },
     })),
   ],
@@ -256,7 +256,7 @@ const MUTANTS: ReadonlyArray<readonly [what: string, foundBy: string, break_: Br
     port("sagas", ({ claim, save }) => ({
       async claim(...args) {
         const claimed = await claim(...args);
-        for (const one of claimed) await save(one, one.instance, true);
+        await save(claimed.map((one) => ({ claimed: one, instance: one.instance, release: true })));
         return claimed;
       },
     })),
@@ -264,12 +264,67 @@ const MUTANTS: ReadonlyArray<readonly [what: string, foundBy: string, break_: Br
   [
     "lets a worker save whose claim is lost",
     "sagas: a claim that ran out goes to another worker",
-    port("sagas", ({ save }) => ({ save: (...args) => unfenced(save(...args)) })),
+    port("sagas", ({ save }) => ({
+      async save(saves) {
+        await save(saves);
+        return saves.map(() => true);
+      },
+    })),
+  ],
+  [
+    "saves all or nothing",
+    "sagas: those that are saved together are refused each by itself",
+    port("sagas", ({ save }) => ({
+      async save(saves) {
+        const saved = await save(saves);
+        return saves.map(() => saved.every(Boolean));
+      },
+    })),
+  ],
+  [
+    "creates a saga without its holder",
+    "sagas: one that is created for a holder is held from the start",
+    port("sagas", ({ create }) => ({ create: (instances) => create(instances) })),
+  ],
+  [
+    "takes what is held",
+    "sagas: one can be taken by its id",
+    port("sagas", ({ load, take }) => ({
+      async take(id, owner, leaseMs) {
+        const instance = await load(id);
+        return await take(id, owner, leaseMs) ?? (instance && { instance, owner, epoch: 2 });
+      },
+    })),
+  ],
+  [
+    "misses a signal that comes before the save",
+    "sagas: a signal that comes between a look and the save",
+    port("sagas", ({ save }) => ({ save: (saves) => save(saves.map(({ seen: _, ...rest }) => rest)) })),
+  ],
+  [
+    "keeps only the last signal",
+    "sagas: a signal makes its instance due",
+    port("sagas", ({ signals }) => ({
+      async signals(id) {
+        const { seen, byName } = await signals(id);
+        return { seen, byName: new Map([...byName].slice(-1)) };
+      },
+    })),
+  ],
+  [
+    "finds no saga past its deadline",
+    "sagas: those past their deadline are found",
+    port("sagas", ({ list }) => ({
+      list: (filter) => filter.overdueAt === undefined ? list(filter) : Promise.resolve([]),
+    })),
   ],
   [
     "ends each claim when progress is saved",
     "sagas: saving keeps the claim or ends it, as asked",
-    port("sagas", ({ save }) => ({ save: (claimed, instance) => save(claimed, instance, true) })),
+    port(
+      "sagas",
+      ({ save }) => ({ save: (saves) => save(saves.map((one) => ({ ...one, release: true }))) }),
+    ),
   ],
   [
     "claims sagas that are not asked for",

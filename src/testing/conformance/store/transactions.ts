@@ -6,7 +6,7 @@
 import type { Store, StorePorts } from "../../../ports/store.ts";
 import { deepEqual, equal, ok, rejects } from "../../assert.ts";
 import type { StoreSuite, StoreWorld } from "../store_world.ts";
-import { sagaInstance } from "./sagas.ts";
+import { sagaInstance, saving } from "./sagas.ts";
 
 /** Registers the tests about {@linkcode Store.transaction} and the life of a store. */
 export function transactionTests({ test }: StoreSuite): void {
@@ -53,7 +53,7 @@ export function transactionTests({ test }: StoreSuite): void {
       await ports.leases.release(lease);
       const [claimed] = await ports.sagas.claim([names.saga], "worker", 60_000, 1);
       ok(claimed, "claimed");
-      await ports.sagas.save(claimed, { ...claimed.instance, status: "completed" }, true);
+      await ports.sagas.save([saving(claimed, { ...claimed.instance, status: "completed" }, true)]);
       await ports.idempotency.abandon(other, key.epoch);
       throw new Error("rolled back on purpose");
     });
@@ -156,7 +156,7 @@ async function writeEverywhere(world: StoreWorld, ports: StorePorts, names: Name
   equal(await ports.inbox.record("group", names.message), true, "record");
   await ports.checkpoints.advance(names.checkpoint, 0n, 5n);
   ok(await ports.leases.acquire(names.lease, "owner", 60_000), "acquire");
-  equal(await ports.sagas.create(sagaInstance(world, names.saga, names.sagaId)), true, "create");
+  deepEqual(await ports.sagas.create([sagaInstance(world, names.saga, names.sagaId)]), [true], "create");
   const begun = await ports.idempotency.begin(names.key, "f", 60_000);
   ok(begun.state === "started", "begin");
   await ports.idempotency.complete(names.key, begun.epoch, '"result"', 60_000);
