@@ -193,6 +193,7 @@ export interface Declared {
   readonly events: ReadonlyMap<string, AnyEvent>;
   readonly commands: ReadonlyMap<string, AnyCommand>;
   readonly queries: ReadonlyMap<string, AnyQuery>;
+  readonly projections: ReadonlyMap<string, Projection>;
 }
 
 /** What {@linkcode Millstream.health} returns. */

@@ -115,6 +115,7 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
       events: registry.events,
       commands: commands.definitions,
       queries: queries.definitions,
+      projections: registry.projections,
     },
     projections: later(async () =>
       (await import("../sourcing/projections.ts")).operateProjections(parts, registry.projections)

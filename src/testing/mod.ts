@@ -13,6 +13,20 @@ export type { TestRunner, TestRunnerOptions } from "./runner.ts";
 export { virtualClock } from "./virtual_clock.ts";
 export type { VirtualClock } from "./virtual_clock.ts";
 
+export { type Given, given, type When } from "./specification.ts";
+export { settled, type SettledOptions } from "./settled.ts";
+export {
+  type ProcessParts,
+  type Replay,
+  replay,
+  type Scenario,
+  simulate,
+  type SimulateOptions,
+  type SimulationFailure,
+  type SimulationReport,
+} from "./simulation/simulate.ts";
+export type { Fault, FaultPoint } from "./simulation/faults.ts";
+
 // The in-memory implementations, which are also the embedded default.
 export { memoryStore, type MemoryStoreOptions } from "../memory/store.ts";
 export { memoryBroker, type MemoryBrokerOptions } from "../memory/broker.ts";
