@@ -5,7 +5,7 @@
  */
 import { type Clock, sleep, systemClock } from "../core/clock.ts";
 import { isMillstreamError } from "../core/errors.ts";
-import { waitFor } from "../sourcing/projection.ts";
+import { waitFor } from "../sourcing/caught_up.ts";
 import type { Millstream } from "../app/application.ts";
 import { fail } from "./assert.ts";
 import type { VirtualClock } from "./virtual_clock.ts";
