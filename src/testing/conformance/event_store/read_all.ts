@@ -36,9 +36,9 @@ export function readAllTests({ test }: StoreSuite): void {
       await events.append([{ stream, expected: 0, events: world.events(2) }]);
     }
     all.push(...await readUntil(world, start, 80, { limit: 1_000 }));
-    for (const  of of[1, 3]) {
-      const lanes = await Promise.all(Array.from({ length: of }, async (_, index) => {
-        const page = await events.readAll(start, { limit: 1_000, lane: { index, of } });
+    for (const count of [1, 3]) {
+      const lanes = await Promise.all(Array.from({ length: count }, async (_, index) => {
+        const page = await events.readAll(start, { limit: 1_000, lane: { index, of: count } });
         ok(page.position >= all.at(-1)!.position, "how far a lane looked");
         return page.events;
       }));
