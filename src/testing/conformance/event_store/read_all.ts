@@ -43,10 +43,10 @@ export function readAllTests({ test }: StoreSuite): void {
         return page.events;
       }));
       for (const lane of lanes) checkOrder(lane);
-      deepEqual(idsOf(lanes.flat()).toSorted(), idsOf(all).toSorted(), `the events of ${of} lanes`);
+      deepEqual(idsOf(lanes.flat()).toSorted(), idsOf(all).toSorted(), `the events of ${count} lanes`);
       const laneOf = new Map<string, number>();
       for (const [index, lane] of lanes.entries()) {
-        ok(lane.length > 0, `lane ${index} of ${of} is empty`);
+        ok(lane.length > 0, `lane ${index} of ${count} is empty`);
         for (const { stream } of lane) equal(laneOf.get(stream) ?? index, index, `the lane of ${stream}`);
         for (const { stream } of lane) laneOf.set(stream, index);
       }
