@@ -5,12 +5,14 @@
  */
 import { checkRange } from "../core/backoff.ts";
 import { aborted, type Clock } from "../core/clock.ts";
-import { describe, MillstreamError } from "../core/errors.ts";
-import { checkName } from "../core/names.ts";
+import { MillstreamError } from "../core/errors.ts";
+import { checkText } from "../core/names.ts";
 import type {
   AllPage,
   AllReadOptions,
+  AppendCondition,
   AppendResult,
+  EventQuery,
   EventStore,
   EventToAppend,
   ExpectedVersion,
@@ -18,6 +20,7 @@ import type {
   StreamAppend,
   StreamReadOptions,
 } from "../ports/event_store.ts";
+import { checkAppends, checkPosition, checkQueries } from "../ports/event_store_checks.ts";
 import type { Bell } from "./bell.ts";
 import type { OutboxRows } from "./outbox.ts";
 import type { Session } from "./session.ts";
@@ -38,6 +41,7 @@ interface Stream {
 interface Recording {
   readonly event: StoredEvent;
   readonly correlationId: string | undefined;
+  readonly tags: readonly string[];
   readonly at: number;
 }
 
@@ -62,24 +66,47 @@ export function memoryEventStore(
   session: Session,
   { rows, outbox, clock, appended, waits }: EventStoreSetting,
 ): EventStore {
-  function append(appends: readonly StreamAppend[]): readonly AppendResult[] {
-    const results = appends.map((one) => earlierResult(rows, one) ?? appendOne(one));
+  function append(
+    appends: readonly StreamAppend[],
+    condition: AppendCondition | undefined,
+  ): readonly AppendResult[] {
+    const earlier = appends.map((one) => earlierResult(rows, one));
+    if (earlier.includes(undefined)) {
+      const half = appends.find((_, index) => earlier[index]);
+      if (half) throw conflict(half.stream, half.expected, rows.streams.get(half.stream)!.events.length);
+      if (condition) checkCondition(appends, condition);
+    }
+    const results = appends.map((one, index) => earlier[index] ?? appendOne(one));
     session.onCommit(() => appended.ring(""));
     return results;
+  }
+
+  function checkCondition(appends: readonly StreamAppend[], { failIfMatches, after }: AppendCondition): void {
+    const own = new Set(appends.flatMap(({ events }) => events.map(({ id }) => id)));
+    const found = matching(failIfMatches, after).find(({ event }) => !own.has(event.id));
+    if (found) throw conditionFailed();
+  }
+
+  function matching(queries: readonly EventQuery[], after: bigint): readonly Recording[] {
+    return rows.all.slice(firstAfter(rows.all, after)).filter(({ event, tags }) =>
+      queries.some((query) =>
+        query.tags.every((tag) => tags.includes(tag)) && (query.types?.includes(event.type) ?? true)
+      )
+    );
   }
 
   function appendOne({ stream: name, expected, events }: StreamAppend): AppendResult {
     const stream = rows.streams.get(name);
     const current = stream?.events.length ?? 0;
-    if (!fits(expected, current)) throw conflict(name, expected, current);
+    const known = events.some(({ id }) => stream?.versions.has(id)); // but not all, one after another
+    if (known || !fits(expected, current)) throw conflict(name, expected, current);
     for (const event of events) add(name, event);
     return { stream: name, version: current + events.length, position: rows.lastPosition };
   }
 
-  function add(name: string, { topic, correlationId, id, type, key, body }: EventToAppend): void {
+  function add(name: string, { topic, correlationId, tags = [], id, type, key, body }: EventToAppend): void {
     const stream: Stream = rows.streams.get(name) ?? { events: [], versions: new Map() };
     rows.streams.set(name, stream);
-    if (stream.versions.has(id)) throw repeatedId(name, id);
     const message = key === undefined ? { id, type, body } : { id, type, key, body };
     const position = ++rows.lastPosition; // not given back by a rollback: positions may have gaps
     const event: StoredEvent = Object.freeze({
@@ -93,7 +120,7 @@ export function memoryEventStore(
       stream.events.pop();
       stream.versions.delete(id);
     });
-    rows.all.push({ event, correlationId, at: clock.now() });
+    rows.all.push({ event, correlationId, tags: [...tags], at: clock.now() });
     stream.events.push(event);
     stream.versions.set(id, event.version);
     if (topic !== undefined) outbox.add(session, { ...message, topic }, clock.now());
@@ -112,17 +139,27 @@ export function memoryEventStore(
   }
 
   return {
-    async append(appends) {
-      checkAppends(appends);
-      return await session.run(() => append(appends));
+    async append(appends, { condition, signal } = {}) {
+      checkAppends(appends, condition);
+      if (signal?.aborted) throw aborted(signal);
+      return await session.run(() => append(appends, condition));
+    },
+    async readMatching(queries, { after = 0n, limit = 10_000, signal } = {}) {
+      checkQueries(queries);
+      checkPosition("after", after);
+      checkRange("limit", limit, 1, 1_000_000, true);
+      if (signal?.aborted) throw aborted(signal);
+      const found = await session.run(() => matching(queries, after).slice(0, limit));
+      return { events: found.map(({ event }) => event), position: found.at(-1)?.event.position ?? after };
     },
     async readStream(stream, options = {}) {
-      checkName("stream", stream);
+      checkText("stream", stream);
       if (options.signal?.aborted) throw aborted(options.signal);
       return await session.run(() => slice(rows.streams.get(stream)?.events ?? [], options));
     },
     async readAll(after, options) {
       const { limit, waitMs = 0, signal } = options;
+      checkPosition("after", after);
       checkRange("limit", limit, 1, 1_000_000, true);
       if (options.lane) checkRange("lane.index", options.lane.index, 0, options.lane.of - 1, true);
       if (signal?.aborted) throw aborted(signal);
@@ -193,36 +230,18 @@ function firstAfter(all: readonly Recording[], position: bigint): number {
   return low;
 }
 
-function checkAppends(appends: readonly StreamAppend[]): void {
-  if (appends.length === 0) throw badAppend("it names no stream");
-  const named = new Set<string>();
-  for (const { stream, events, expected } of appends) {
-    checkName("stream", stream);
-    if (events.length === 0) throw badAppend(`it has no events for stream "${stream}"`);
-    if (named.has(stream)) throw badAppend(`it names stream "${stream}" twice`);
-    if (typeof expected === "number") checkRange("expected", expected, 0, Number.MAX_SAFE_INTEGER, true);
-    named.add(stream);
-  }
-}
-
-function badAppend(why: string): MillstreamError {
-  return new MillstreamError("INVALID_ARGUMENT", `Cannot append: ${why}`);
-}
-
-function repeatedId(stream: string, id: string): MillstreamError {
-  return new MillstreamError(
-    "INVALID_ARGUMENT",
-    `Cannot append to stream "${stream}": it has an event with id ${
-      describe(id)
-    }, but not the others of this append after it`,
-    { details: { stream, id } },
-  );
-}
-
 function conflict(stream: string, expected: ExpectedVersion, current: number): MillstreamError {
   return new MillstreamError(
     "CONCURRENCY_CONFLICT",
     `Cannot append to stream "${stream}": expected version ${expected}, got ${current}`,
     { details: { stream, expected, current } },
+  );
+}
+
+function conditionFailed(): MillstreamError {
+  return new MillstreamError(
+    "CONCURRENCY_CONFLICT",
+    "Cannot append: expected no event that matches the condition, but there is one",
+    { details: { condition: "failIfMatches" } },
   );
 }

@@ -18,6 +18,36 @@ export interface EventToAppend extends EncodedMessage {
   readonly topic?: string;
   /** Kept beside the body so that events can be found by it. */
   readonly correlationId?: string;
+  /**
+   * What it is about beside its stream, for example `course:c-1` and `student:s-7`: events can be found by it, and
+   * decisions made on it ({@linkcode AppendCondition}). At most 16, of up to 255 characters.
+   */
+  readonly tags?: readonly string[];
+}
+
+/** Events that have all of these tags, and one of these types. */
+export interface EventQuery {
+  /** At least one. */
+  readonly tags: readonly string[];
+  /** @default all */
+  readonly types?: readonly string[];
+}
+
+/**
+ * A decision that crosses streams (a dynamic consistency boundary): the append goes through only if nothing it depends
+ * on was appended since.
+ */
+export interface AppendCondition {
+  /** What must not have been appended: events that match one of these. */
+  readonly failIfMatches: readonly EventQuery[];
+  /** The position up to which the decision knew the events: what {@linkcode EventStore.readMatching} returned. */
+  readonly after: bigint;
+}
+
+/** Options of {@linkcode EventStore.append}. */
+export interface AppendOptions extends Abortable {
+  /** Goes through only if this holds, whatever the expected versions. */
+  readonly condition?: AppendCondition;
 }
 
 /** Events for one stream. */
@@ -51,16 +81,32 @@ export interface EventStore {
    * Appends to one or more streams, all or nothing, in the order given.
    *
    * Idempotent by event id: if exactly these events are already in the stream, one after another, the earlier result
-   * is returned, whatever the expected version. So after a lost reply the caller repeats the call unchanged.
+   * is returned, whatever the expected version and the condition. So after a lost reply the caller repeats the call
+   * unchanged.
    *
-   * @throws `CONCURRENCY_CONFLICT` with `details: { stream, expected, current }`; nothing was appended.
-   * @throws `INVALID_ARGUMENT` for a bad stream name, an empty append or a stream named twice; before any I/O.
+   * Calls may be carried out together with those of other callers; each has an outcome of its own. Calls of one process
+   * for the same stream take effect in the order in which they were made.
+   *
+   * @throws `CONCURRENCY_CONFLICT` with `details: { stream, expected, current }`, or with
+   * `details: { condition: "failIfMatches" }`; nothing was appended.
+   * @throws `INVALID_ARGUMENT` for a bad stream name, an empty append, a stream or an id named twice, a body that UTF-8
+   * cannot carry; `PAYLOAD_TOO_LARGE` for a body above 8 MiB; before any I/O.
    * @throws `COMMIT_INDETERMINATE` if the outcome is unknown. Repeat the call with the same events.
+   * @throws `ABORTED` if the signal aborts before anything was sent. Later it is too late: the outcome is awaited.
    */
-  append(appends: readonly StreamAppend[]): Promise<readonly AppendResult[]>;
+  append(appends: readonly StreamAppend[], options?: AppendOptions): Promise<readonly AppendResult[]>;
 
   /** Events of one stream in order of version. An unknown stream has none. */
   readStream(stream: string, options?: StreamReadOptions): Promise<readonly StoredEvent[]>;
+
+  /**
+   * Events that match one of the queries, in order of position, to base a decision on. It waits for appends of such
+   * events that are under way; inside a transaction it keeps others from making any until the end.
+   *
+   * Whatever matches and is appended later has a position above the one returned: give that to
+   * {@linkcode AppendCondition.after}. (The position of {@linkcode EventStore.readAll} would do as well, but lags behind.)
+   */
+  readMatching(queries: readonly EventQuery[], options?: MatchingReadOptions): Promise<AllPage>;
 
   /**
    * Events of the whole store in order of position. The order never skips and never inverts a stream: an event is
@@ -82,6 +128,14 @@ export interface StreamReadOptions extends Abortable {
   /** Newest first. @default false */
   readonly backwards?: boolean;
   /** At most this many. @default 10_000 */
+  readonly limit?: number;
+}
+
+/** Options of {@linkcode EventStore.readMatching}. */
+export interface MatchingReadOptions extends Abortable {
+  /** Only events behind this position. @default 0n */
+  readonly after?: bigint;
+  /** At most this many; if that many come, read on from the position returned. @default 10_000 */
   readonly limit?: number;
 }
 

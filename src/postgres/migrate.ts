@@ -12,6 +12,7 @@ import { brokerStartsMigration } from "./migrations/0003_broker_starts.ts";
 import { projectionMigration } from "./migrations/0004_projections.ts";
 import { brokerPlansMigration } from "./migrations/0005_broker_plans.ts";
 import { sagaMigration } from "./migrations/0006_sagas.ts";
+import { appendMigration } from "./migrations/0007_append.ts";
 
 const MIGRATIONS: ReadonlyArray<(quotedSchema: string) => readonly string[]> = [
   storeMigration,
@@ -20,6 +21,7 @@ const MIGRATIONS: ReadonlyArray<(quotedSchema: string) => readonly string[]> = [
   projectionMigration,
   brokerPlansMigration,
   sagaMigration,
+  appendMigration,
 ];
 
 /**

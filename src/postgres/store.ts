@@ -13,7 +13,8 @@ import type { Store, StorePorts } from "../ports/store.ts";
 import { postgresBroker } from "./broker/broker.ts";
 import { checkpoints } from "./checkpoints.ts";
 import type { Scope, StoreContext } from "./context.ts";
-import { eventStore } from "./event_store.ts";
+import { eventStore } from "./events/event_store.ts";
+import { type AppendQueue, appendQueue } from "./events/queue.ts";
 import { idempotencyKeys } from "./idempotency.ts";
 import { inbox } from "./inbox.ts";
 import { leases } from "./leases.ts";
@@ -92,6 +93,16 @@ export function postgresStore(driver: SqlDriver, options: StoreOptions): Postgre
     },
   };
 
+  const appends = appendQueue({ session, clock, schema: quoted, onAppend: () => context.appended.ring() });
+  parts.defer(appends.drained);
+  const queue: AppendQueue = {
+    ...appends,
+    async append(unit, signal) {
+      checkOpen();
+      return await appends.append(unit, signal);
+    },
+  };
+
   function checkOpen(): void {
     if (closing) throw new MillstreamError("CLOSED", "Cannot use the store: it was closed");
   }
@@ -133,7 +144,11 @@ export function postgresStore(driver: SqlDriver, options: StoreOptions): Postgre
 
   return {
     name: "postgres",
-    ...ports(context, { session: whileOpen, inTransaction: false, onAppend: () => context.appended.ring() }),
+    ...ports(
+      context,
+      { session: whileOpen, inTransaction: false, onAppend: () => context.appended.ring() },
+      queue,
+    ),
     start,
     transaction,
     broker,
@@ -143,11 +158,11 @@ export function postgresStore(driver: SqlDriver, options: StoreOptions): Postgre
   };
 }
 
-function ports(context: StoreContext, scope: Scope): StorePorts {
+function ports(context: StoreContext, scope: Scope, queue?: AppendQueue): StorePorts {
   const { session } = scope;
   const { schema } = context;
   return {
-    events: eventStore(context, scope),
+    events: eventStore(context, scope, queue),
     outbox: outbox(session, schema),
     inbox: inbox(session, schema),
     checkpoints: checkpoints(session, schema),

@@ -60,9 +60,14 @@ function encodeArray(array: readonly unknown[], where: string): string {
   const items = Array.from(array, (item, at) => {
     const text = encode(item, `${where}[${at}]`);
     if (text === null) return "NULL";
-    return Array.isArray(item) ? text : `"${text.replace(/["\\]/g, "\\$&")}"`;
+    return Array.isArray(item) ? text : `"${escaped(text)}"`;
   });
   return `{${items.join(",")}}`;
+}
+
+/** Two plain passes, the first of which is rarely needed, take half the time of one regular expression. */
+function escaped(text: string): string {
+  return (text.includes("\\") ? text.replaceAll("\\", "\\\\") : text).replaceAll('"', '\\"');
 }
 
 function encodeBytes(bytes: Uint8Array): string {

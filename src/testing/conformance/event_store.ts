@@ -4,6 +4,7 @@
  * @module
  */
 import { appendTests } from "./event_store/append.ts";
+import { conditionTests } from "./event_store/conditions.ts";
 import { readAllTests } from "./event_store/read_all.ts";
 import { streamTests } from "./event_store/streams.ts";
 import { transactionTests } from "./event_store/transactions.ts";
@@ -11,7 +12,7 @@ import { type StoreConformanceOptions, storeSuite } from "./store_world.ts";
 
 /**
  * Registers the tests of a store's {@linkcode EventStore}: versions, expected versions and races, idempotent appends,
- * reads of streams and of the whole store, transactions and the outbox.
+ * reads of streams and of the whole store, transactions and the outbox, decisions that cross streams.
  *
  * Await it at the top level of the test file: it makes one store first, to ask for its name.
  *
@@ -35,4 +36,5 @@ export async function eventStoreConformance(options: StoreConformanceOptions): P
   streamTests(suite);
   readAllTests(suite);
   transactionTests(suite);
+  conditionTests(suite);
 }

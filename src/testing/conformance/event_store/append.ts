@@ -229,4 +229,69 @@ export function appendTests({ test }: StoreSuite): void {
     }
     deepEqual(await events.readStream(good.stream), [], "the stream");
   });
+
+  test("of many appends called at once, each has an outcome of its own: done, in conflict, known, refused", async ({ store: { events }, ...world }) => {
+    const streams = Array.from({ length: 40 }, () => world.unique("s"));
+    const known = { stream: streams[0]!, expected: 0, events: world.events(1) } as const;
+    const [earlier] = await events.append([known]);
+    const outcomes = await Promise.all(streams.flatMap((stream, n) =>
+      [
+        n === 0 ? known : { stream, expected: 0, events: world.events(2) },
+        { stream, expected: 7, events: world.events(1) },
+        { stream, expected: "any", events: [{ ...world.event(), body: "\0" }] },
+        { stream, expected: "any", events: world.events(1) },
+      ].map(async (append) => {
+        try {
+          return (await events.append([append as typeof known]))[0]!.version;
+        } catch (error) {
+          return isMillstreamError(error) ? error.code : String(error);
+        }
+      })
+    ));
+    const expected = streams.flatMap((_, n) => [
+      n === 0 ? earlier!.version : 2,
+      "CONCURRENCY_CONFLICT",
+      "INVALID_ARGUMENT",
+      n === 0 ? 2 : 3,
+    ]);
+    deepEqual(outcomes, expected, "outcomes");
+    for (const [n, stream] of streams.entries()) {
+      equal((await events.readStream(stream)).length, n === 0 ? 2 : 3, "events in the stream");
+    }
+  });
+
+  test("appends called one after another without waiting take effect in that order", async ({ store: { events }, ...world }) => {
+    const stream = world.unique("s");
+    const batches = Array.from({ length: 30 }, () => world.events(2));
+    const results = await Promise.all(
+      batches.map((batch, n) => events.append([{ stream, expected: 2 * n, events: batch }])),
+    );
+    deepEqual(results.map(([result]) => result!.version), batches.map((_, n) => 2 * n + 2), "versions");
+    deepEqual(idsOf(await events.readStream(stream)), batches.flatMap(idsOf), "ids");
+  });
+
+  test("refuses a body that is too large, or that UTF-8 cannot carry, before anything is written", async ({ store: { events }, ...world }) => {
+    const stream = world.unique("s");
+    const good = world.event();
+    const refused = async (body: string, code: "PAYLOAD_TOO_LARGE" | "INVALID_ARGUMENT"): Promise<void> => {
+      const append = { stream, expected: "any", events: [good, { ...world.event(), body }] } as const;
+      await rejects(events.append([append]), code, `a body of ${body.length} characters`);
+    };
+    await refused(`"${"x".repeat(10_000_000)}"`, "PAYLOAD_TOO_LARGE");
+    await refused('"\0"', "INVALID_ARGUMENT");
+    await refused('"\ud800"', "INVALID_ARGUMENT");
+    deepEqual(await events.readStream(stream), [], "the stream");
+    const large = { ...world.event(), body: `"${"é".repeat(2_000_000)}"` };
+    await events.append([{ stream, expected: 0, events: [large] }]);
+    equal((await events.readStream(stream))[0]?.body, large.body, "a body of 4 MB");
+  });
+
+  test("does nothing if its signal has aborted", async ({ store: { events }, ...world }) => {
+    const stream = world.unique("s");
+    const append = events.append([{ stream, expected: 0, events: world.events(1) }], {
+      signal: AbortSignal.abort(),
+    });
+    await rejects(append, "ABORTED", "append");
+    deepEqual(await events.readStream(stream), [], "the stream");
+  });
 }
