@@ -11,10 +11,16 @@ import { type Figure, type Prepared, race, table } from "./harness.ts";
 import { preparePostgres } from "./postgres.ts";
 import { preparePostgresBroker } from "./postgres_broker.ts";
 import { prepareRedis } from "./redis.ts";
+import { prepareSagas } from "./sagas.ts";
 
 const USAGE =
-  "npm run bench -- [--only=redis|postgres|broker] [--rounds=5] [--quick] [--json] [--runtime=node|node24|bun|deno]";
-const SUBJECTS = { redis: "REDIS_URL", postgres: "DATABASE_URL", broker: "DATABASE_URL" } as const;
+  "npm run bench -- [--only=redis|postgres|broker|sagas] [--rounds=5] [--quick] [--json] [--runtime=node|node24|bun|deno]";
+const SUBJECTS = {
+  redis: "REDIS_URL",
+  postgres: "DATABASE_URL",
+  broker: "DATABASE_URL",
+  sagas: "DATABASE_URL",
+} as const;
 type Subject = keyof typeof SUBJECTS;
 
 /** What the command line asks for. */
@@ -57,6 +63,7 @@ async function measure(subject: Subject, { rounds, quick }: Flags): Promise<Repo
 async function prepare(subject: Subject, url: string, scale: number): Promise<Prepared> {
   if (subject === "redis") return await prepareRedis(url, 20_000 * scale);
   if (subject === "postgres") return await preparePostgres(url, scale);
+  if (subject === "sagas") return await prepareSagas(url, scale);
   return await preparePostgresBroker(url, 20_000 * scale);
 }
 
