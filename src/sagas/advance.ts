@@ -250,7 +250,8 @@ export function isPastPivot(saga: Saga, { steps }: SagaInstance): boolean {
 /** All tries so far, oldest first, with those that are under way. */
 export function timeline({ history = [], steps }: SagaInstance): readonly SagaHistoryEntry[] {
   const last = steps.filter(({ startedAt }) => startedAt > 0).map((record) => tryOf(record, history));
-  return [...history, ...last].sort((a, b) => a.startedAt - b.startedAt);
+  const undo = ({ action }: SagaHistoryEntry): number => action === "undo" ? 1 : 0;
+  return [...history, ...last].sort((a, b) => a.startedAt - b.startedAt || undo(a) - undo(b));
 }
 
 /** The try that a record shows. */

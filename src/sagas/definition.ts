@@ -104,7 +104,7 @@ export interface WaitParts<Data> {
 export interface ChildParts<Data, ChildData> {
   readonly saga: Saga<ChildData>;
   /** The child's first data. Its id is `<sagaId>/<step>`. */
-  readonly data: (data: Data) => ChildData;
+  readonly data: (data: Data) => NoInfer<ChildData>;
   /** What of the child's last data to keep. */
   readonly take?: (data: Data, child: ChildData) => Partial<Data> | void;
 }

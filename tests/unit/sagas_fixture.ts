@@ -68,6 +68,7 @@ export interface SagaWorld {
   readonly store: Store;
   /** Another process on the same store, possibly with a store of its own making. */
   drive(saga: Saga<Data>, owner: string, store?: Store): Driver;
+  driveAll(sagas: readonly Saga<Data>[], owner: string, store?: Store): Driver;
   start(saga: Saga<Data>, id?: string): Promise<boolean>;
   load(id?: string): Promise<SagaInstance>;
 }
@@ -81,24 +82,26 @@ export function sagaWorld(): SagaWorld {
     newId: uuidv7Generator(() => clock.now()),
     limits: {},
   });
+  function driveAll(sagas: readonly Saga<Data>[], owner: string, own: Store = store): Driver {
+    const seen: Observation[] = [];
+    const parts: SagaParts = {
+      store: own,
+      factory,
+      clock,
+      random: () => 0.5,
+      observer: (observation) => void seen.push(observation),
+      owner,
+      dispatch: () => Promise.reject(new MillstreamError("HANDLER_NOT_FOUND", "no commands here")),
+      committed: () => {},
+    };
+    const loop = startOrchestrator(parts, new Map(sagas.map((saga) => [saga.name, saga as Saga])));
+    return { loop, parts, seen };
+  }
   return {
     clock,
     store,
-    drive(saga, owner, own = store) {
-      const seen: Observation[] = [];
-      const parts: SagaParts = {
-        store: own,
-        factory,
-        clock,
-        random: () => 0.5,
-        observer: (observation) => void seen.push(observation),
-        owner,
-        dispatch: () => Promise.reject(new MillstreamError("HANDLER_NOT_FOUND", "no commands here")),
-        committed: () => {},
-      };
-      const loop = startOrchestrator(parts, new Map([[saga.name, saga as Saga]]));
-      return { loop, parts, seen };
-    },
+    drive: (saga, owner, own) => driveAll([saga], owner, own),
+    driveAll,
     start: (saga, id = "s") =>
       starter({ store, clock }, () => undefined)(saga, id, { data: { order: "o" }, correlationId: "c" }),
     async load(id = "s") {
