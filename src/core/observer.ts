@@ -43,6 +43,10 @@ export type Observation =
   }
   | { readonly kind: "lease-lost"; readonly what: string; readonly id: string }
   | { readonly kind: "data-loss-suspected"; readonly what: string; readonly detail: string }
+  /** A group that settles nothing any more keeps a topic from being trimmed: what it holds is that much too old. */
+  | { readonly kind: "topic-pinned"; readonly topic: string; readonly group: string; readonly lateMs: number }
+  /** The server is set up in a way that may lose what it accepted. */
+  | { readonly kind: "server-warning"; readonly what: string; readonly detail: string }
   | { readonly kind: "loop-failed"; readonly loop: string; readonly error: Error }
   | { readonly kind: "relayed"; readonly count: number }
   | {

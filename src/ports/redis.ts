@@ -41,6 +41,10 @@ export interface RedisCallOptions extends Abortable {
   readonly signal?: AbortSignal;
   /** The call's deadline. A blocking command's must exceed its BLOCK time. */
   readonly timeoutMs: number;
+  /** Give it up with `UNAVAILABLE` if it could not be sent within this time, in milliseconds. @default timeoutMs */
+  readonly sendWithinMs?: number;
+  /** For commands that name no key: one on whose server it shall run, where there are several. */
+  readonly key?: string;
 }
 
 /** A Lua script. */

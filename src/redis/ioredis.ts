@@ -127,13 +127,14 @@ function openConnection(
   async function call(
     command: string,
     args: readonly RedisArgument[],
-    { timeoutMs, signal }: RedisCallOptions,
+    { timeoutMs, sendWithinMs = timeoutMs, signal }: RedisCallOptions,
   ): Promise<RedisReply> {
     if (signal?.aborted) throw aborted(signal);
     if (disposed) throw closed(command);
     const deadline = clock.monotonic() + timeoutMs;
+    const sendBy = clock.monotonic() + Math.min(sendWithinMs, timeoutMs);
     while (!isWritable(client)) {
-      await ready(command, deadline, signal);
+      await ready(command, sendBy, signal);
       if (disposed) throw closed(command);
     }
     const leftMs = deadline - clock.monotonic();
@@ -242,16 +243,17 @@ async function remember(digests: Map<RedisScript, string>, script: RedisScript):
   return digest;
 }
 
-function checkUrl(url: string): void {
+/** Refuses what is no Redis URL. */
+export function checkUrl(url: string, option = "url"): void {
   // The URL itself stays out of the message: it may hold a password.
   const protocol = typeof url === "string" && URL.canParse(url) ? new URL(url).protocol : undefined;
   if (protocol === "redis:" || protocol === "rediss:") return;
   throw new MillstreamError(
     "INVALID_ARGUMENT",
-    `Cannot use option "url": expected redis://host:port or rediss://host:port, got ${
+    `Cannot use option "${option}": expected redis://host:port or rediss://host:port, got ${
       protocol ?? "something else"
     }`,
-    { details: { option: "url" } },
+    { details: { option } },
   );
 }
 

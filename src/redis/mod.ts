@@ -10,9 +10,24 @@
  * @module
  */
 export { redis } from "./broker.ts";
-export type { RedisCommonOptions, RedisOptions, RedisOwnDriver, RedisUrl } from "./broker.ts";
+export type {
+  RedisBroker,
+  RedisCluster,
+  RedisCommonOptions,
+  RedisOptions,
+  RedisOwnDriver,
+  RedisSentinel,
+  RedisUrl,
+} from "./broker.ts";
+export { clusterDriver } from "./cluster.ts";
+export type { ClusterOptions } from "./cluster.ts";
+export { sentinelDriver } from "./sentinel.ts";
+export type { SentinelOptions } from "./sentinel.ts";
+export type { Durability } from "./durability.ts";
 export { ioredisDriver } from "./ioredis.ts";
 export type { IoredisOptions } from "./ioredis.ts";
+export type { RedisPublishOptions } from "./publisher.ts";
+export type { Retention } from "./retention.ts";
 export type {
   RedisArgument,
   RedisCallOptions,

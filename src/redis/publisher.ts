@@ -7,11 +7,12 @@
  */
 import { checkRange } from "../core/backoff.ts";
 import { aborted, type Clock } from "../core/clock.ts";
-import { isMillstreamError, MillstreamError } from "../core/errors.ts";
+import { describe, isMillstreamError, MillstreamError } from "../core/errors.ts";
 import type { EncodedMessage } from "../core/message.ts";
 import { checkName } from "../core/names.ts";
 import type { Publisher, PublishOptions } from "../ports/broker.ts";
-import type { RedisConnection } from "../ports/redis.ts";
+import type { RedisArgument, RedisConnection, RedisScript } from "../ports/redis.ts";
+import type { Confirmations, Durability } from "./durability.ts";
 import { encodeHeader } from "./entry.ts";
 import { topicKeys } from "./keys.ts";
 import { PUBLISH, PUBLISH_LATER } from "./lua/publish.ts";
@@ -23,6 +24,8 @@ export interface PublisherContext {
   readonly prefix: string;
   readonly timeoutMs: number;
   readonly dedupWindowMs: number;
+  readonly durability: Durability;
+  readonly confirmations: Confirmations;
   /** Called when delayed messages of a topic will be due in so many milliseconds. */
   readonly delayed: (topic: string, delayMs: number) => void;
 }
@@ -37,6 +40,12 @@ const CALLS_AT_ONCE = 2;
 /** The longest delay, in milliseconds. */
 export const MAX_DELAY_MS: number = 366 * 86_400_000;
 
+/** Options of publishing on Redis. */
+export interface RedisPublishOptions extends PublishOptions {
+  /** When these messages count as published. @default what the broker was created with */
+  readonly durability?: Durability;
+}
+
 /** Messages of one caller, checked and ready to send. */
 interface Parcel {
   /** Header and body in turn. */
@@ -46,8 +55,10 @@ interface Parcel {
   readonly settle: (error?: unknown) => void;
 }
 
-/** A topic with calls under way. */
+/** A topic with calls under way, apart for each durability. */
 interface Lane {
+  readonly topic: string;
+  readonly durability: Durability;
   readonly waiting: Parcel[];
   calls: number;
   scheduled: boolean;
@@ -55,6 +66,7 @@ interface Lane {
 
 /** A {@linkcode Publisher} that can be drained. */
 export interface DrainingPublisher extends Publisher {
+  publish(topic: string, messages: readonly EncodedMessage[], options?: RedisPublishOptions): Promise<void>;
   /** Resolves when nothing is under way. */
   drained(): Promise<void>;
 }
@@ -68,17 +80,19 @@ export function publisher(context: PublisherContext): DrainingPublisher {
   async function publish(
     topic: string,
     messages: readonly EncodedMessage[],
-    { delayMs = 0, signal }: PublishOptions = {},
+    { delayMs = 0, durability = context.durability, signal }: RedisPublishOptions = {},
   ): Promise<void> {
     checkName("topic", topic);
     checkRange("delayMs", delayMs, 0, MAX_DELAY_MS);
+    checkDurability(durability);
     const loads = packed(messages);
     if (signal?.aborted) throw aborted(signal);
     const deadline = clock.monotonic() + timeoutMs;
     for (const [index, load] of loads.entries()) {
       try {
+        const lane = laneOf(topic, durability);
         await track(
-          delayMs > 0 ? sendLater(topic, load, delayMs, deadline) : send(topic, load, deadline, signal),
+          delayMs > 0 ? sendLater(lane, load, delayMs, deadline) : send(lane, load, deadline, signal),
         );
       } catch (error) {
         throw index === 0 ? error : halfway(topic, error);
@@ -92,9 +106,8 @@ export function publisher(context: PublisherContext): DrainingPublisher {
     return work;
   }
 
-  function send(topic: string, load: Load, deadline: number, signal: AbortSignal | undefined): Promise<void> {
+  function send(lane: Lane, load: Load, deadline: number, signal: AbortSignal | undefined): Promise<void> {
     return new Promise((resolve, reject) => {
-      const lane = laneOf(topic);
       const onAbort = (): void => {
         const place = lane.waiting.indexOf(parcel);
         if (place < 0) return; // sent: its outcome must be awaited
@@ -112,64 +125,80 @@ export function publisher(context: PublisherContext): DrainingPublisher {
       };
       signal?.addEventListener("abort", onAbort, { once: true });
       lane.waiting.push(parcel);
-      schedule(topic, lane);
+      lanes.set(laneName(lane), lane);
+      schedule(lane);
     });
   }
 
-  function laneOf(topic: string): Lane {
-    let lane = lanes.get(topic);
-    if (!lane) lanes.set(topic, lane = { waiting: [], calls: 0, scheduled: false });
-    return lane;
+  function laneOf(topic: string, durability: Durability): Lane {
+    const lane = { topic, durability, waiting: [], calls: 0, scheduled: false };
+    return lanes.get(laneName(lane)) ?? lane;
   }
 
-  function schedule(topic: string, lane: Lane): void {
+  function schedule(lane: Lane): void {
     if (lane.scheduled || lane.calls >= CALLS_AT_ONCE) return;
     lane.scheduled = true;
     queueMicrotask(() => {
       lane.scheduled = false;
-      void flush(topic, lane);
+      void flush(lane);
     });
   }
 
-  async function flush(topic: string, lane: Lane): Promise<void> {
+  async function flush(lane: Lane): Promise<void> {
     const parcels = takeParcels(lane.waiting);
     const [first] = parcels;
     if (first) {
       lane.calls++;
-      if (lane.waiting.length > 0) schedule(topic, lane);
+      if (lane.waiting.length > 0) schedule(lane);
       const args = parcels.length === 1 ? first.args : parcels.flatMap((parcel) => parcel.args);
-      const error = await call(topic, args, first.deadline);
+      const error = await call(lane, args, first.deadline);
       lane.calls--;
       for (const parcel of parcels) parcel.settle(error);
     }
-    if (lane.waiting.length > 0) schedule(topic, lane);
-    else if (lane.calls === 0 && !lane.scheduled) lanes.delete(topic);
+    if (lane.waiting.length > 0) schedule(lane);
+    else if (lane.calls === 0 && !lane.scheduled) lanes.delete(laneName(lane));
   }
 
   /** Returns the error instead of throwing it: several callers share it. */
-  async function call(topic: string, args: readonly string[], deadline: number): Promise<unknown> {
-    const left = deadline - clock.monotonic();
-    if (left <= 0) return outOfTime(topic);
-    const { log, ids, olderIds } = topicKeys(prefix, topic);
+  async function call(lane: Lane, args: readonly string[], deadline: number): Promise<unknown> {
+    if (deadline <= clock.monotonic()) return outOfTime(lane.topic);
+    const { log, ids, olderIds } = topicKeys(prefix, lane.topic);
     try {
-      const names = [log, ids, olderIds];
-      await connection.script(PUBLISH, names, [dedupWindowMs, IDS_PER_SET, ...args], { timeoutMs: left });
+      await write(lane, PUBLISH, [log, ids, olderIds], [dedupWindowMs, IDS_PER_SET, ...args], deadline);
       return undefined;
     } catch (error) {
-      return named(topic, error);
+      return named(lane.topic, error);
     }
   }
 
-  async function sendLater(topic: string, load: Load, delayMs: number, deadline: number): Promise<void> {
-    const { delayed, ids, olderIds, delayedIds } = topicKeys(prefix, topic);
+  async function sendLater(lane: Lane, load: Load, delayMs: number, deadline: number): Promise<void> {
+    const { delayed, ids, olderIds, delayedIds } = topicKeys(prefix, lane.topic);
     const args = [dedupWindowMs, IDS_PER_SET, Math.ceil(delayMs), ...load.args];
-    const timeoutMs = Math.max(1, deadline - clock.monotonic());
     try {
-      await connection.script(PUBLISH_LATER, [delayed, ids, olderIds, delayedIds], args, { timeoutMs });
+      await write(lane, PUBLISH_LATER, [delayed, ids, olderIds, delayedIds], args, deadline);
     } catch (error) {
-      throw named(topic, error);
+      throw named(lane.topic, error);
     }
-    context.delayed(topic, delayMs);
+    context.delayed(lane.topic, delayMs);
+  }
+
+  async function write(
+    { durability }: Lane,
+    script: RedisScript,
+    names: readonly string[],
+    args: readonly RedisArgument[],
+    deadline: number,
+  ): Promise<void> {
+    if (durability === "memory") {
+      await connection.script(script, names, args, { timeoutMs: Math.max(1, deadline - clock.monotonic()) });
+      return;
+    }
+    await context.confirmations.confirmed(
+      durability,
+      names[0] ?? "",
+      deadline,
+      (durable, timeoutMs) => durable.script(script, names, args, { timeoutMs }),
+    );
   }
 
   return {
@@ -221,8 +250,25 @@ function takeParcels(waiting: Parcel[]): readonly Parcel[] {
   return waiting.splice(0, count);
 }
 
+/** Refuses what is no durability. */
+export function checkDurability(durability: Durability): void {
+  if (durability === "memory" || durability === "replicated" || durability === "fsynced") return;
+  throw new MillstreamError(
+    "INVALID_ARGUMENT",
+    `Cannot use option "durability": expected "memory", "replicated" or "fsynced", got ${
+      describe(durability)
+    }`,
+    { details: { option: "durability" } },
+  );
+}
+
+function laneName({ topic, durability }: Lane): string {
+  return `${durability} ${topic}`;
+}
+
 function named(topic: string, error: unknown): unknown {
   if (!isMillstreamError(error, "PUBLISH_INDETERMINATE")) return error;
+  if (error.details.durability !== undefined) return error; // says it better
   return new MillstreamError(
     "PUBLISH_INDETERMINATE",
     `Cannot tell whether topic "${topic}" accepted the messages: the reply was lost. Publish again with the same ids`,

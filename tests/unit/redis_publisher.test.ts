@@ -194,6 +194,11 @@ function setUp(
     prefix: "p",
     timeoutMs: 1_000,
     dedupWindowMs: 1_000,
+    durability: "memory" as const,
+    confirmations: {
+      confirmed: () => Promise.reject(new Error("not expected")),
+      close: () => Promise.resolve(),
+    },
     delayed: () => {},
   };
   return { calls, publish: publisher(context).publish };
