@@ -15,7 +15,10 @@ export interface Candidate {
  * Deals partitions 0 to `count - 1` out. A partition that somebody claims stays there; all others go, one by one, to
  * who has the fewest. Every member's share may differ by what is claimed: {@linkcode surplus} evens it out.
  */
-export function deal(candidates: readonly Candidate[], count: number): ReadonlyMap<string, readonly number[]> {
+export function deal(
+  candidates: readonly Candidate[],
+  count: number,
+): ReadonlyMap<string, readonly number[]> {
   const ids = candidates.map(({ id }) => id).sort();
   const shares = new Map<string, number[]>(ids.map((id) => [id, []]));
   const taken = new Set<number>();

@@ -9,7 +9,13 @@ import { type Clock, sleep, systemClock } from "../../src/core/clock.ts";
 import { isMillstreamError, MillstreamError } from "../../src/core/errors.ts";
 import { checkName } from "../../src/core/names.ts";
 import { type Observer, safeObserver } from "../../src/core/observer.ts";
-import type { Broker, BrokerFeatures, GroupStatus, SubscribeOptions, Subscription } from "../../src/ports/broker.ts";
+import type {
+  Broker,
+  BrokerFeatures,
+  GroupStatus,
+  SubscribeOptions,
+  Subscription,
+} from "../../src/ports/broker.ts";
 import { checkStartFrom, type StartFrom } from "../../src/ports/start_from.ts";
 import { deadLetterOffice } from "./dead_letters.ts";
 import type { KafkaDriver, NewTopic } from "./driver.ts";
@@ -98,7 +104,8 @@ export interface KafkaTopicOptions {
  */
 export function kafka(options: KafkaOptions): Broker {
   const { mode = "structured", topics = {}, maxMessageBytes = 1_000_000, timeoutMs = 10_000 } = options;
-  const { sessionTimeoutMs = 10_000, rebalanceTimeoutMs = 30_000, fetchWaitMs = 500, idleMs = 5_000 } = options;
+  const { sessionTimeoutMs = 10_000, rebalanceTimeoutMs = 30_000, fetchWaitMs = 500, idleMs = 5_000 } =
+    options;
   const { clock = systemClock } = options;
   checkMode(mode);
   checkRange("maxMessageBytes", maxMessageBytes, 2_000, 1_000_000_000, true);
@@ -147,7 +154,9 @@ export function kafka(options: KafkaOptions): Broker {
     }
     if (refused) throw refused;
     const why = create ? "" : ', and option "topics.create" is false';
-    throw new MillstreamError("NOT_FOUND", `Cannot use topic "${topic}": it does not exist${why}`, { details: { topic } });
+    throw new MillstreamError("NOT_FOUND", `Cannot use topic "${topic}": it does not exist${why}`, {
+      details: { topic },
+    });
   }
 
   /** The topics of a group. The redriven ones go to the same member as those of the topic: it has as many partitions. */
@@ -156,7 +165,10 @@ export function kafka(options: KafkaOptions): Broker {
     const kept = { "retention.ms": "-1" };
     const log = { "cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime" };
     await Promise.all([
-      remember(names.redriven, () => present({ topic: names.redriven, partitions: count, ...replicas, config: kept })),
+      remember(
+        names.redriven,
+        () => present({ topic: names.redriven, partitions: count, ...replicas, config: kept }),
+      ),
       remember(names.dead, () => present({ topic: names.dead, partitions: 1, ...replicas, config: log })),
     ]);
   }
@@ -244,7 +256,9 @@ export function kafka(options: KafkaOptions): Broker {
       await driver.listTopics();
     } catch (error) {
       if (isMillstreamError(error, "UNAVAILABLE", "CLOSED")) throw error;
-      throw new MillstreamError("UNAVAILABLE", `Cannot reach Kafka: ${(error as Error).message}`, { cause: error });
+      throw new MillstreamError("UNAVAILABLE", `Cannot reach Kafka: ${(error as Error).message}`, {
+        cause: error,
+      });
     }
   }
 
@@ -288,7 +302,10 @@ export function kafka(options: KafkaOptions): Broker {
 
 function checkMode(mode: BindingMode): void {
   if (mode === "structured" || mode === "binary") return;
-  throw new MillstreamError("INVALID_ARGUMENT", `Cannot use option "mode": expected "structured" or "binary", got ${mode}`);
+  throw new MillstreamError(
+    "INVALID_ARGUMENT",
+    `Cannot use option "mode": expected "structured" or "binary", got ${mode}`,
+  );
 }
 
 const FEATURES: BrokerFeatures = Object.freeze({

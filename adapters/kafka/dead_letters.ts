@@ -90,7 +90,9 @@ export function deadLetterOffice({ driver, mode, redrivenPartition }: DeadLetter
     );
   }
 
-  async function find(deadLetterId: string): Promise<{ names: GroupNames; key: string; grave: Grave } | undefined> {
+  async function find(
+    deadLetterId: string,
+  ): Promise<{ names: GroupNames; key: string; grave: Grave } | undefined> {
     const [, topic, group, key] = ID.exec(deadLetterId) ?? [];
     if (!topic || !group || !key) return undefined;
     const names = groupNames(topic, group);
@@ -133,7 +135,9 @@ export function deadLetterOffice({ driver, mode, redrivenPartition }: DeadLetter
       return graves
         .filter(({ letter, at }) => !beginning || isAfter({ at, id: letter.deadLetterId }, beginning))
         .filter(({ letter }) => matches(letter, filter))
-        .sort((a, b) => isAfter({ at: a.at, id: a.letter.deadLetterId }, { at: b.at, id: b.letter.deadLetterId }) ? 1 : -1)
+        .sort((a, b) =>
+          isAfter({ at: a.at, id: a.letter.deadLetterId }, { at: b.at, id: b.letter.deadLetterId }) ? 1 : -1
+        )
         .slice(0, limit)
         .map(({ letter }) => letter);
     },
@@ -149,7 +153,9 @@ export function deadLetterOffice({ driver, mode, redrivenPartition }: DeadLetter
       takeAway(deadLetterId, async (names, { id, type, key, body, redrives }) => {
         const partition = await redrivenPartition(names, key);
         const message = key === undefined ? { id, type, body } : { id, type, key, body };
-        await driver.append([toRecord(message, { topic: names.redriven, partition }, mode, { redrives: redrives + 1 })]);
+        await driver.append([
+          toRecord(message, { topic: names.redriven, partition }, mode, { redrives: redrives + 1 }),
+        ]);
       }),
     remove: (deadLetterId) => takeAway(deadLetterId, () => Promise.resolve()),
     async bury(names, item, failure) {

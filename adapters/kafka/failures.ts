@@ -42,7 +42,9 @@ export function asAppendError(thrown: unknown, partitions: number): MillstreamEr
   if (certain || isMillstreamError(thrown)) return error;
   return new MillstreamError(
     "PUBLISH_INDETERMINATE",
-    `Cannot tell whether Kafka accepted the messages: ${deepest(toError(thrown)).message}. Publish again with the same ids`,
+    `Cannot tell whether Kafka accepted the messages: ${
+      deepest(toError(thrown)).message
+    }. Publish again with the same ids`,
     { cause: thrown },
   );
 }

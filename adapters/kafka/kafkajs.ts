@@ -50,12 +50,16 @@ export function kafkajs(client: Kafka | (() => Promise<Kafka>), options: Kafkajs
     made ??= Promise.resolve(typeof client === "function" ? client() : client);
 
   function within<T>(what: string, work: Promise<T>): Promise<T> {
-    return withDeadline(clock, timeoutMs, work, () =>
-      new MillstreamError("UNAVAILABLE", `Cannot ${what}: Kafka did not answer within ${timeoutMs} ms`)).catch(
-        (error) => {
-          throw asKafkaError(what, error);
-        },
-      );
+    return withDeadline(
+      clock,
+      timeoutMs,
+      work,
+      () => new MillstreamError("UNAVAILABLE", `Cannot ${what}: Kafka did not answer within ${timeoutMs} ms`),
+    ).catch(
+      (error) => {
+        throw asKafkaError(what, error);
+      },
+    );
   }
 
   async function openAdmin(): Promise<Admin> {
@@ -110,7 +114,12 @@ export function kafkajs(client: Kafka | (() => Promise<Kafka>), options: Kafkajs
       const sent = using.then((ready) =>
         ready.sendBatch({ acks: -1, timeout: timeoutMs, topicMessages: byTopic(records) })
       );
-      const reply = await withDeadline(clock, timeoutMs, sent, () => new Error(`no answer within ${timeoutMs} ms`));
+      const reply = await withDeadline(
+        clock,
+        timeoutMs,
+        sent,
+        () => new Error(`no answer within ${timeoutMs} ms`),
+      );
       return new Map(reply.map(({ topicName, partition, baseOffset }) => {
         const name = partitionKey({ topic: topicName, partition });
         return [name, Number(baseOffset) + partitions.get(name)! - 1];
@@ -123,7 +132,10 @@ export function kafkajs(client: Kafka | (() => Promise<Kafka>), options: Kafkajs
 
   async function partitionCount(topic: string): Promise<number> {
     try {
-      const { topics } = await ask(`describe topic "${topic}"`, (admin) => admin.fetchTopicMetadata({ topics: [topic] }));
+      const { topics } = await ask(
+        `describe topic "${topic}"`,
+        (admin) => admin.fetchTopicMetadata({ topics: [topic] }),
+      );
       return topics[0]?.partitions.length ?? 0;
     } catch (error) {
       if ((error as MillstreamError).code === "NOT_FOUND") return 0;
@@ -134,7 +146,10 @@ export function kafkajs(client: Kafka | (() => Promise<Kafka>), options: Kafkajs
   async function offsets(topic: string, at: "start" | "end" | number): Promise<readonly number[]> {
     const found = await ask(`read the offsets of topic "${topic}"`, async (admin) => {
       if (typeof at === "number") {
-        return (await admin.fetchTopicOffsetsByTimestamp(topic, at)).map(({ partition, offset }) => ({ partition, offset }));
+        return (await admin.fetchTopicOffsetsByTimestamp(topic, at)).map(({ partition, offset }) => ({
+          partition,
+          offset,
+        }));
       }
       const ends = await admin.fetchTopicOffsets(topic);
       return ends.map(({ partition, high, low }) => ({ partition, offset: at === "start" ? low : high }));
@@ -145,8 +160,10 @@ export function kafkajs(client: Kafka | (() => Promise<Kafka>), options: Kafkajs
   }
 
   async function committed(group: string, topics: readonly string[]): Promise<readonly GroupOffset[]> {
-    const found = await ask(`read the offsets of group "${group}"`, (admin) =>
-      admin.fetchOffsets({ groupId: group, topics: [...topics] }));
+    const found = await ask(
+      `read the offsets of group "${group}"`,
+      (admin) => admin.fetchOffsets({ groupId: group, topics: [...topics] }),
+    );
     return found.flatMap(({ topic, partitions }) =>
       partitions.filter(({ offset }) => Number(offset) >= 0).map(({ partition, offset, metadata }) => (
         { topic, partition, offset: Number(offset), metadata: metadata ?? "" }
@@ -154,7 +171,11 @@ export function kafkajs(client: Kafka | (() => Promise<Kafka>), options: Kafkajs
     );
   }
 
-  async function read(partition: TopicPartition, from: number, until: number): Promise<readonly KafkaRecord[]> {
+  async function read(
+    partition: TopicPartition,
+    from: number,
+    until: number,
+  ): Promise<readonly KafkaRecord[]> {
     if (from >= until) return [];
     const consumer = (await kafka()).consumer({
       groupId: `millstream-read-${crypto.randomUUID()}`,
@@ -222,14 +243,18 @@ export function kafkajs(client: Kafka | (() => Promise<Kafka>), options: Kafkajs
         }));
     },
     memberCount: (group) =>
-      ask(`describe group "${group}"`, async (admin) =>
-        (await admin.describeGroups([group])).groups[0]?.members.length ?? 0),
+      ask(
+        `describe group "${group}"`,
+        async (admin) => (await admin.describeGroups([group])).groups[0]?.members.length ?? 0,
+      ),
     listTopics: () => ask("list topics", (admin) => admin.listTopics()),
     join,
     async [Symbol.asyncDispose]() {
       if (closed) return;
       closed = true;
-      const clients = [admin, producer].map((client) => client?.then((open) => open.disconnect()).catch(() => {}));
+      const clients = [admin, producer].map((client) =>
+        client?.then((open) => open.disconnect()).catch(() => {})
+      );
       await Promise.all(clients);
     },
   };
@@ -252,9 +277,10 @@ async function joinGroup(
     partitionAssigners: [assigner(AssignerProtocol, options.claims)],
     retry: { ...RETRY, retries: 2, restartOnFailure: () => Promise.resolve(false) },
   });
+  let isIn = false;
   let out = false;
   function lose(error: Error): void {
-    if (out) return;
+    if (out || !isIn) return;
     out = true;
     options.onLost(error);
     void leave();
@@ -267,6 +293,7 @@ async function joinGroup(
   const joined = new Promise<void>((resolve, reject) => {
     consumer.on(consumer.events.GROUP_JOIN, ({ payload }) => {
       if (out) return;
+      isIn = true;
       options.onAssigned(payload.memberId, payload.memberAssignment[topics[0]!] ?? []);
       resolve();
     });
@@ -359,10 +386,10 @@ function byTopic(records: readonly NewRecord[]): { topic: string; messages: NewR
   return [...topics].map(([topic, messages]) => ({ topic, messages }));
 }
 
-
-
-
-function toRecord(partition: TopicPartition, { key, value, headers = {}, offset, timestamp }: KafkaMessage): KafkaRecord {
+function toRecord(
+  partition: TopicPartition,
+  { key, value, headers = {}, offset, timestamp }: KafkaMessage,
+): KafkaRecord {
   return {
     ...partition,
     offset: Number(offset),

@@ -89,10 +89,12 @@ export function createPublisher(context: PublisherContext): DrainingPublisher {
     });
     const parcels: Array<Promise<void>> = [];
     for (const [from, to, bytes] of cut(sizes, maxMessageBytes)) {
-      parcels.push(new Promise<void>((resolve, reject) => {
-        const settle = (error?: Error): void => error ? reject(error) : resolve();
-        enqueue(topic, { records: records.slice(from, to), bytes, settle });
-      }));
+      parcels.push(
+        new Promise<void>((resolve, reject) => {
+          const settle = (error?: Error): void => error ? reject(error) : resolve();
+          enqueue(topic, { records: records.slice(from, to), bytes, settle });
+        }),
+      );
     }
     const outcomes = await Promise.allSettled(parcels);
     const failed = outcomes.filter((outcome) => outcome.status === "rejected");
@@ -144,7 +146,8 @@ export function createPublisher(context: PublisherContext): DrainingPublisher {
 }
 
 function checkedSize({ id, body }: EncodedMessage, max: number): number {
-  const bytes = HEADERS_BYTES + (body.length * 3 <= max ? body.length * 3 : new TextEncoder().encode(body).length);
+  const bytes = HEADERS_BYTES +
+    (body.length * 3 <= max ? body.length * 3 : new TextEncoder().encode(body).length);
   if (bytes <= max) return bytes;
   throw new MillstreamError(
     "PAYLOAD_TOO_LARGE",

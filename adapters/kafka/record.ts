@@ -46,7 +46,10 @@ export function fromRecord(record: KafkaRecord): EncodedMessage {
   }
   if (key !== null && key !== "") attributes.partitionkey ??= key;
   const contentType = headers[CONTENT_TYPE] ?? headers["Content-Type"];
-  const message = unbindMessage({ contentType, attributes, body: value ?? "" }, `${topic}-${partition}-${offset}`);
+  const message = unbindMessage(
+    { contentType, attributes, body: value ?? "" },
+    `${topic}-${partition}-${offset}`,
+  );
   return message.key === undefined && key ? { ...message, key } : message;
 }
 

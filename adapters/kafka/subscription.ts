@@ -15,7 +15,13 @@ import type { Delivery, GroupLag, PullOptions, Subscription } from "../../src/po
 import type { Failure } from "../../src/ports/dead_letters.ts";
 import { createBacklog } from "./backlog.ts";
 import { isStarved, surplus } from "./balance.ts";
-import { type KafkaDriver, type KafkaRecord, type Member, partitionKey, type TopicPartition } from "./driver.ts";
+import {
+  type KafkaDriver,
+  type KafkaRecord,
+  type Member,
+  partitionKey,
+  type TopicPartition,
+} from "./driver.ts";
 import type { GroupNames } from "./names.ts";
 import { commitOf, inherit, isNew, type Item, newPartition, type Partition } from "./partition.ts";
 import { decodeProgress } from "./progress.ts";
@@ -315,7 +321,9 @@ export function createSubscription(context: SubscriptionContext): Subscription {
 
   /** Goes on fetching when half of what was buffered is gone. */
   function relieve(): void {
-    if (!paused || backlog.ready + backlog.waiting > MAX_BUFFERED / 2 || characters > MAX_CHARACTERS / 2) return;
+    if (!paused || backlog.ready + backlog.waiting > MAX_BUFFERED / 2 || characters > MAX_CHARACTERS / 2) {
+      return;
+    }
     paused = false;
     member?.resume();
   }
@@ -351,7 +359,12 @@ export function createSubscription(context: SubscriptionContext): Subscription {
 
   function loseToken(token: string): void {
     held.delete(token);
-    if (lost.size >= 10_000) for (const oldest of lost) { lost.delete(oldest); break; }
+    if (lost.size >= 10_000) {
+      for (const oldest of lost) {
+        lost.delete(oldest);
+        break;
+      }
+    }
     lost.add(token);
   }
 

@@ -45,6 +45,9 @@ export function kafkajsFor(url: string, { timeoutMs }: { readonly timeoutMs: num
       logLevel: 0, // errors come back from the calls
     };
     if (!user) return new Kafka(config);
-    return new Kafka({ ...config, sasl: { mechanism: "plain", username: user.name, password: user.password } });
+    return new Kafka({
+      ...config,
+      sasl: { mechanism: "plain", username: user.name, password: user.password },
+    });
   };
 }

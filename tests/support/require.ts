@@ -11,6 +11,7 @@
 import { appendFileSync } from "node:fs";
 import process from "node:process";
 import { natsBinary, rabbitmqBinary } from "./brokers.ts";
+import { elasticmqLibs, kafkaLibs } from "./java_brokers.ts";
 import { postgresBinaries, redisBinary } from "./servers.ts";
 
 /**
@@ -39,6 +40,8 @@ const SOURCES = {
   "postgres-server": postgresBinaries,
   "rabbitmq-server": rabbitmqBinary,
   "nats-server": natsBinary,
+  "kafka-server": kafkaLibs,
+  "elasticmq": elasticmqLibs,
 };
 
 /** Looks a service up, and notes for the report of the run that tests will be skipped if there is none. */

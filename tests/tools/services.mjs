@@ -34,7 +34,8 @@ import { findRuntime } from "./runtimes.mjs";
  * @property {string[]} [command]
  * @property {Record<string, string>} [environment]
  */
-/** @typedef {typeof import("../support/servers.ts") & typeof import("../support/brokers.ts")} Servers */
+/** @typedef {typeof import("../support/servers.ts") & typeof import("../support/brokers.ts") &
+ * typeof import("../support/java_brokers.ts")} Servers */
 
 /** @type {Service[]} */
 const SERVICES = [
@@ -113,6 +114,9 @@ const SERVICES = [
     name: "kafka",
     env: "KAFKA_URL",
     onDemand: true,
+    find: ({ kafkaLibs }) => kafkaLibs(),
+    start: ({ startKafka }) => startKafka({ diesWithParent: true }),
+    apt: "maven",
     container: {
       image: "apache/kafka-native:4.0.0",
       port: 9092,
@@ -124,6 +128,9 @@ const SERVICES = [
     name: "sqs",
     env: "SQS_URL",
     onDemand: true,
+    find: ({ elasticmqLibs }) => elasticmqLibs(),
+    start: ({ startElasticmq }) => startElasticmq({ diesWithParent: true }),
+    apt: "maven",
     container: {
       image: "softwaremill/elasticmq-native:1.6.12",
       port: 9324,
@@ -143,6 +150,8 @@ const BINARIES = [
   },
   { service: "rabbitmq", name: "rabbitmq-server", env: "MILLSTREAM_RABBITMQ_SERVER" },
   { service: "nats", name: "nats-server", env: "MILLSTREAM_NATS_SERVER" },
+  { service: "kafka", name: "kafka-server", env: "MILLSTREAM_KAFKA_LIBS" },
+  { service: "sqs", name: "elasticmq", env: "MILLSTREAM_ELASTICMQ_LIBS" },
 ];
 
 /**
@@ -200,8 +209,9 @@ export async function startServices(wantedBy) {
 /** @returns {Promise<Servers>} */
 async function loadServers() {
   const folder = `${ROOT}/tests/.build/tests/support`;
-  if (!existsSync(`${folder}/brokers.js`)) await compile();
-  return { ...await import(`${folder}/servers.js`), ...await import(`${folder}/brokers.js`) };
+  if (!existsSync(`${folder}/java_brokers.js`)) await compile();
+  const parts = ["servers", "brokers", "java_brokers"].map((part) => import(`${folder}/${part}.js`));
+  return Object.assign({}, ...await Promise.all(parts));
 }
 
 /** @param {Service} service @param {Servers} servers @returns {Promise<{ url: string, from: string } | { reason: string }>} */
