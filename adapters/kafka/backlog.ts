@@ -40,17 +40,17 @@ export function createBacklog(clock: Clock, onReady: () => void): Backlog {
   const lanes = new Map<string, Lane>(); // of keys that have items on their way
 
   function add(item: Item): void {
-    if (item.notBefore > clock.now()) return wait(item, () => enter(item));
-    enter(item);
+    if (isDelayed(item) && item.notBefore > clock.now()) wait(item, () => enter(item));
+    else enter(item);
   }
 
   function enter(item: Item): void {
     const { key } = item.message;
-    if (key === undefined) return void fresh.push(item);
-    const lane = lanes.get(key);
+    const lane = key === undefined ? undefined : lanes.get(key);
     if (lane) return void lane.followers.push(item);
-    lanes.set(key, { head: item, followers: [] });
-    fresh.push(item);
+    if (key !== undefined) lanes.set(key, { head: item, followers: [] });
+    if (item.notBefore > clock.now()) wait(item, () => again(item)); // a predecessor retried it
+    else fresh.push(item);
   }
 
   function wait(item: Item, then: () => void): void {
@@ -83,7 +83,7 @@ export function createBacklog(clock: Clock, onReady: () => void): Backlog {
     const head = followers.shift();
     if (!head) return void lanes.delete(key);
     lanes.set(key, { head, followers });
-    first.push(head);
+    back(head);
   }
 
   function again(item: Item): void {
@@ -93,14 +93,16 @@ export function createBacklog(clock: Clock, onReady: () => void): Backlog {
     else first.splice(at, 0, item);
   }
 
+  function back(item: Item): void {
+    if (item.notBefore > clock.now()) wait(item, () => again(item));
+    else again(item);
+  }
+
   return {
     add,
     take,
     settled,
-    back(item) {
-      if (item.notBefore > clock.now()) wait(item, () => again(item));
-      else again(item);
-    },
+    back,
     dropGone() {
       const stays = ({ partition }: Item): boolean => !partition.gone;
       first = first.filter(stays);
@@ -124,4 +126,9 @@ export function createBacklog(clock: Clock, onReady: () => void): Backlog {
       return waiting.size;
     },
   };
+}
+
+/** Published with a delay, and not tried yet: then its key does not wait for it. */
+export function isDelayed({ attempt, notBefore }: Item): boolean {
+  return attempt === 1 && notBefore > 0;
 }

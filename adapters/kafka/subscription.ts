@@ -13,7 +13,7 @@ import { MillstreamError, toError } from "../../src/core/errors.ts";
 import type { Observer } from "../../src/core/observer.ts";
 import type { Delivery, GroupLag, PullOptions, Subscription } from "../../src/ports/broker.ts";
 import type { Failure } from "../../src/ports/dead_letters.ts";
-import { createBacklog } from "./backlog.ts";
+import { createBacklog, isDelayed } from "./backlog.ts";
 import { isStarved, surplus } from "./balance.ts";
 import {
   type KafkaDriver,
@@ -285,11 +285,14 @@ export function createSubscription(context: SubscriptionContext): Subscription {
     if (!partition) return;
     await partition.loaded;
     if (partition.gone) return;
+    const items: Item[] = [];
     for (const record of records) {
-      const { offset } = record;
-      if (isNew(partition, offset)) receive(partition, record);
-      partition.next = Math.max(partition.next, offset + 1);
+      if (isNew(partition, record.offset)) items.push(receive(partition, record));
+      partition.next = Math.max(partition.next, record.offset + 1);
     }
+    // What was delayed and is due by now comes in the order of its time.
+    for (const item of items) if (!isDelayed(item)) backlog.add(item);
+    for (const item of items.filter(isDelayed).sort((a, b) => a.notBefore - b.notBefore)) backlog.add(item);
     if (!paused && (backlog.ready + backlog.waiting > MAX_BUFFERED || characters > MAX_CHARACTERS)) {
       paused = true;
       member?.pause();
@@ -297,7 +300,7 @@ export function createSubscription(context: SubscriptionContext): Subscription {
     wake();
   }
 
-  function receive(partition: Partition, record: KafkaRecord): void {
+  function receive(partition: Partition, record: KafkaRecord): Item {
     const { offset } = record;
     const message = fromRecord(record);
     const { notBefore, redrives } = notesOf(record);
@@ -316,7 +319,7 @@ export function createSubscription(context: SubscriptionContext): Subscription {
     };
     partition.unsettled.set(offset, item);
     characters += message.body.length;
-    backlog.add(item);
+    return item;
   }
 
   /** Goes on fetching when half of what was buffered is gone. */

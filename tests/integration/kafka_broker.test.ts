@@ -21,6 +21,8 @@ if (binary.skip) {
   });
   await brokerConformance({
     test,
+    leaseMs: 500,
+    delayMs: 1_500,
     create() {
       const driver = kafkajs(client);
       const topics = new Set<string>();

@@ -50,6 +50,8 @@ export interface BrokerConformanceOptions {
   readonly create: () => Promise<BrokerUnderTest>;
   /** Length of the leases that tests let run out, in milliseconds. @default 300 */
   readonly leaseMs?: number;
+  /** A delay long enough for a group to begin and to hand out what is not delayed, in milliseconds. @default 400 */
+  readonly delayMs?: number;
   /** How long tests wait for what must come, in milliseconds. @default 10_000 */
   readonly patienceMs?: number;
   /** Time for the suite itself. @default the system's clock */
@@ -77,8 +79,8 @@ export interface BrokerConformanceOptions {
  * ```
  */
 export async function brokerConformance(options: BrokerConformanceOptions): Promise<void> {
-  const { clock = systemClock, leaseMs = 300, patienceMs = 10_000 } = options;
-  const suite = await brokerSuite({ ...options, clock, leaseMs, patienceMs });
+  const { clock = systemClock, leaseMs = 300, delayMs = 400, patienceMs = 10_000 } = options;
+  const suite = await brokerSuite({ ...options, clock, leaseMs, delayMs, patienceMs });
   publishTests(suite);
   deliveryTests(suite);
   settlementTests(suite);

@@ -49,6 +49,8 @@ export interface BrokerWorld {
   readonly clock: Clock;
   /** A lease that the test can let run out. */
   readonly leaseMs: number;
+  /** A delay that a test can wait for, long enough for everything else to come before. */
+  readonly delayMs: number;
   /** How long to wait for what must come. */
   readonly patienceMs: number;
   /** The topic of this test. */
@@ -81,7 +83,7 @@ export interface JoinOptions extends SubscribeOptions {
 
 type Settings =
   & BrokerConformanceOptions
-  & Required<Pick<BrokerConformanceOptions, "clock" | "leaseMs" | "patienceMs">>;
+  & Required<Pick<BrokerConformanceOptions, "clock" | "leaseMs" | "delayMs" | "patienceMs">>;
 
 /** Asks the implementation what it can do and prepares the registration of tests. */
 export async function brokerSuite(settings: Settings): Promise<BrokerSuite> {
@@ -145,7 +147,7 @@ function brokerWorld(
   under: BrokerUnderTest,
   closeLater: (thing: AsyncDisposable) => void,
 ): BrokerWorld {
-  const { clock, leaseMs, patienceMs } = settings;
+  const { clock, leaseMs, delayMs, patienceMs } = settings;
   const unique = uniqueNames();
   const topic = unique("topic");
   const message = (data: unknown = null, options?: TestMessageOptions) =>
@@ -181,6 +183,7 @@ function brokerWorld(
     under,
     clock,
     leaseMs,
+    delayMs,
     patienceMs,
     topic,
     unique,
