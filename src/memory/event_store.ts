@@ -20,35 +20,19 @@ import type {
   StreamAppend,
   StreamReadOptions,
 } from "../ports/event_store.ts";
-import { checkAppends, checkPosition, checkQueries } from "../ports/event_store_checks.ts";
+import { checkAppends, checkChange, checkPosition, checkQueries } from "../ports/event_store_checks.ts";
 import type { Bell } from "./bell.ts";
+import {
+  type EventRows,
+  newStream,
+  type Recording,
+  type Stream,
+  streamEvents,
+  versionOf,
+} from "./event_rows.ts";
 import type { OutboxRows } from "./outbox.ts";
 import type { Session } from "./session.ts";
-
-/** All events of a store. */
-export interface EventRows {
-  readonly streams: Map<string, Stream>;
-  /** By position. */
-  readonly all: Recording[];
-  lastPosition: bigint;
-}
-
-interface Stream {
-  readonly events: StoredEvent[];
-  readonly versions: Map<string, number>; // by event id
-}
-
-interface Recording {
-  readonly event: StoredEvent;
-  readonly correlationId: string | undefined;
-  readonly tags: readonly string[];
-  readonly at: number;
-}
-
-/** No events. */
-export function eventRows(): EventRows {
-  return { streams: new Map(), all: [], lastPosition: 0n };
-}
+import { changeStream, describeStream } from "./stream_changes.ts";
 
 /** What the event store works with. */
 export interface EventStoreSetting {
@@ -73,7 +57,7 @@ export function memoryEventStore(
     const earlier = appends.map((one) => earlierResult(rows, one));
     if (earlier.includes(undefined)) {
       const half = appends.find((_, index) => earlier[index]);
-      if (half) throw conflict(half.stream, half.expected, rows.streams.get(half.stream)!.events.length);
+      if (half) throw conflict(half.stream, half.expected, versionOf(rows.streams.get(half.stream)));
       if (condition) checkCondition(appends, condition);
     }
     const results = appends.map((one, index) => earlier[index] ?? appendOne(one));
@@ -97,25 +81,30 @@ export function memoryEventStore(
 
   function appendOne({ stream: name, expected, events }: StreamAppend): AppendResult {
     const stream = rows.streams.get(name);
-    const current = stream?.events.length ?? 0;
+    if (stream?.state === "archived") throw archived(name);
+    const version = versionOf(stream);
+    const current = stream?.state === "deleted" ? 0 : version;
     const known = events.some(({ id }) => stream?.versions.has(id)); // but not all, one after another
     if (known || !fits(expected, current)) throw conflict(name, expected, current);
     for (const event of events) add(name, event);
-    return { stream: name, version: current + events.length, position: rows.lastPosition };
+    return { stream: name, version: version + events.length, position: rows.lastPosition };
   }
 
   function add(name: string, { topic, correlationId, tags = [], id, type, key, body }: EventToAppend): void {
-    const stream: Stream = rows.streams.get(name) ?? { events: [], versions: new Map() };
+    const stream: Stream = rows.streams.get(name) ?? newStream();
     rows.streams.set(name, stream);
     const message = key === undefined ? { id, type, body } : { id, type, key, body };
     const position = ++rows.lastPosition; // not given back by a rollback: positions may have gaps
     const event: StoredEvent = Object.freeze({
       ...message,
       stream: name,
-      version: stream.events.length + 1,
+      version: versionOf(stream) + 1,
       position,
     });
+    const { state } = stream;
+    stream.state = "open";
     session.undo(() => {
+      stream.state = state;
       rows.all.pop();
       stream.events.pop();
       stream.versions.delete(id);
@@ -155,12 +144,13 @@ export function memoryEventStore(
     async readStream(stream, options = {}) {
       checkText("stream", stream);
       if (options.signal?.aborted) throw aborted(options.signal);
-      return await session.run(() => slice(rows.streams.get(stream)?.events ?? [], options));
+      return await session.run(() => streamEvents(rows.streams.get(stream), options));
     },
     async readAll(after, options) {
       const { limit, waitMs = 0, signal } = options;
       checkPosition("after", after);
       checkRange("limit", limit, 1, 1_000_000, true);
+      if (options.category !== undefined) checkText("category", options.category);
       if (options.lane) checkRange("lane.index", options.lane.index, 0, options.lane.of - 1, true);
       if (signal?.aborted) throw aborted(signal);
       const end = clock.monotonic() + waitMs;
@@ -170,6 +160,15 @@ export function memoryEventStore(
         page = await session.run(() => readAll(page.position, options));
       }
       return page;
+    },
+    async describeStream(stream) {
+      checkText("stream", stream);
+      return await session.run(() => describeStream(rows, stream));
+    },
+    async changeStream(stream, change, options = {}) {
+      checkChange(stream, change, options);
+      if (options.signal?.aborted) throw aborted(options.signal);
+      return await session.run(() => changeStream(session, { rows, stream, change, options }));
     },
     head: () => session.run(() => rows.lastPosition),
     has: (stream, id) => session.run(() => rows.streams.get(stream)?.versions.has(id) ?? false),
@@ -183,9 +182,9 @@ function earlierResult(
 ): AppendResult | undefined {
   const stream = streams.get(name);
   const first = stream?.versions.get(events[0]!.id);
-  if (!stream || first === undefined) return undefined;
+  if (!stream || stream.state === "archived" || first === undefined) return undefined;
   if (!events.every(({ id }, index) => stream.versions.get(id) === first + index)) return undefined;
-  const last = stream.events[first + events.length - 2]!;
+  const last = stream.events[first - stream.removed + events.length - 2]!;
   return { stream: name, version: last.version, position: last.position };
 }
 
@@ -195,19 +194,13 @@ function fits(expected: ExpectedVersion, current: number): boolean {
   return current === (expected === "none" ? 0 : expected);
 }
 
-function slice(events: readonly StoredEvent[], options: StreamReadOptions): readonly StoredEvent[] {
-  const { backwards = false, limit = 10_000, from = backwards ? events.length : 1 } = options;
-  checkRange("limit", limit, 1, 1_000_000, true);
-  checkRange("from", from, 0, Number.MAX_SAFE_INTEGER, true);
-  if (!backwards) return events.slice(Math.max(0, from - 1), Math.max(0, from - 1) + limit);
-  const end = Math.min(from, events.length);
-  return events.slice(Math.max(0, end - limit), end).reverse();
-}
-
-function filter({ types, correlationId, since, lane }: AllReadOptions): (recording: Recording) => boolean {
+function filter(
+  { types, category, correlationId, since, lane }: AllReadOptions,
+): (recording: Recording) => boolean {
   const wanted = types && new Set(types);
   return (recording) =>
     (!wanted || wanted.has(recording.event.type)) &&
+    (category === undefined || recording.event.stream.startsWith(`${category}-`)) &&
     (!lane || laneOf(recording.event.stream, lane.of) === lane.index) &&
     (correlationId === undefined || recording.correlationId === correlationId) &&
     (since === undefined || recording.at >= since);
@@ -243,5 +236,13 @@ function conditionFailed(): MillstreamError {
     "CONCURRENCY_CONFLICT",
     "Cannot append: expected no event that matches the condition, but there is one",
     { details: { condition: "failIfMatches" } },
+  );
+}
+
+function archived(stream: string): MillstreamError {
+  return new MillstreamError(
+    "REJECTED",
+    `Cannot append to stream "${stream}": expected an open stream, got an archived one`,
+    { details: { stream, state: "archived" } },
   );
 }

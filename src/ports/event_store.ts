@@ -75,6 +75,48 @@ export interface StoredEvent extends EncodedMessage {
   readonly position: bigint;
 }
 
+/** What is known of a stream. */
+export interface StreamInfo {
+  readonly stream: string;
+  /** Version of its last event, read or not: versions are never used again. */
+  readonly version: number;
+  /** The lowest version that reads return; above `version` if they return nothing. */
+  readonly firstVersion: number;
+  readonly state: StreamState;
+  /** The application's own notes. */
+  readonly metadata?: string;
+}
+
+/**
+ * - `open`: as streams are.
+ * - `deleted`: reads of the stream return nothing; `readAll` still does, so that projections know the whole story. An
+ *   append that expects `"none"`, 0 or `"any"` opens it again; its versions go on behind the last one, and what was
+ *   before stays hidden.
+ * - `archived`: its events are moved away: no read returns them unless it says `archived`, and appends are refused.
+ *
+ * A deleted or archived stream that is set to `open` is as it was before.
+ */
+export type StreamState = "open" | "deleted" | "archived";
+
+/** What shall become of a stream. What is absent stays as it is. */
+export interface StreamChange {
+  /** Only an open stream can be deleted or archived. Setting the state it has changes nothing. */
+  readonly state?: StreamState;
+  /**
+   * Removes all events below this version for good, from `readAll` too; 1 to the version of the stream, which keeps its
+   * last event. Appends of removed events are not recognised as repetitions any more.
+   */
+  readonly truncateBefore?: number;
+  /** Any text of up to 65,536 characters, for example JSON; null to remove it. */
+  readonly metadata?: string | null;
+}
+
+/** Options of {@linkcode EventStore.changeStream}. */
+export interface StreamChangeOptions extends Abortable {
+  /** The version the stream must have. @default any */
+  readonly expected?: number;
+}
+
 /** Appends and reads. */
 export interface EventStore {
   /**
@@ -92,9 +134,23 @@ export interface EventStore {
    * @throws `INVALID_ARGUMENT` for a bad stream name, an empty append, a stream or an id named twice, a body that UTF-8
    * cannot carry; `PAYLOAD_TOO_LARGE` for a body above 8 MiB; before any I/O.
    * @throws `COMMIT_INDETERMINATE` if the outcome is unknown. Repeat the call with the same events.
+   * @throws `REJECTED` with `details: { stream, state: "archived" }`; nothing was appended.
    * @throws `ABORTED` if the signal aborts before anything was sent. Later it is too late: the outcome is awaited.
    */
   append(appends: readonly StreamAppend[], options?: AppendOptions): Promise<readonly AppendResult[]>;
+
+  /** What is known of a stream; nothing if it never had an event. */
+  describeStream(stream: string): Promise<StreamInfo | undefined>;
+
+  /**
+   * Deletes, archives, opens or truncates a stream, or notes something about it; all of that or nothing (but a long
+   * truncation outside of a transaction happens in steps: repeat it if it fails). Waits for appends under way.
+   *
+   * @throws `NOT_FOUND` for a stream that never had an event; `CONCURRENCY_CONFLICT` with
+   * `details: { stream, expected, current }`; `REJECTED` with `details: { stream, state }` for a change that this state
+   * does not allow; `INVALID_ARGUMENT`.
+   */
+  changeStream(stream: string, change: StreamChange, options?: StreamChangeOptions): Promise<StreamInfo>;
 
   /** Events of one stream in order of version. An unknown stream has none. */
   readStream(stream: string, options?: StreamReadOptions): Promise<readonly StoredEvent[]>;
@@ -129,6 +185,8 @@ export interface StreamReadOptions extends Abortable {
   readonly backwards?: boolean;
   /** At most this many. @default 10_000 */
   readonly limit?: number;
+  /** Reads the events of an archived stream; others have none then. @default false */
+  readonly archived?: boolean;
 }
 
 /** Options of {@linkcode EventStore.readMatching}. */
@@ -144,6 +202,8 @@ export interface AllReadOptions extends Abortable {
   readonly limit: number;
   /** Only these types. @default all */
   readonly types?: readonly string[];
+  /** Only streams whose names begin with this and a dash: `order` for `order-1` and `order-line-1`. */
+  readonly category?: string;
   /**
    * Only the streams of one lane, `index` from 0 to `of - 1`. Which one a stream belongs to follows from a hash of its
    * name that never changes in a store.

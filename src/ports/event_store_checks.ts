@@ -12,6 +12,8 @@ import type {
   EventToAppend,
   ExpectedVersion,
   StreamAppend,
+  StreamChange,
+  StreamChangeOptions,
 } from "./event_store.ts";
 
 /** The largest body an event store takes. What an application encodes is bounded to less by its codec. */
@@ -22,6 +24,7 @@ export const MAX_VERSION = 2_147_483_647;
 const MAX_TAGS = 16;
 const MAX_QUERIES = 16;
 const MAX_TYPES = 1_000;
+const MAX_METADATA = 65_536;
 const MAX_POSITION = 2n ** 63n - 1n;
 
 /** Refuses bad appends with `INVALID_ARGUMENT` or `PAYLOAD_TOO_LARGE`. */
@@ -44,6 +47,27 @@ export function checkAppends(appends: readonly StreamAppend[], condition?: Appen
   if (!condition) return;
   checkQueries(condition.failIfMatches);
   checkPosition("condition.after", condition.after);
+}
+
+/** Refuses changes of a stream that make no sense. */
+export function checkChange(
+  stream: string,
+  { state, truncateBefore, metadata }: StreamChange,
+  { expected }: StreamChangeOptions,
+): void {
+  checkText("stream", stream);
+  if (state !== undefined && !["open", "deleted", "archived"].includes(state)) {
+    throw badChange("state", `"open", "deleted" or "archived", got ${describe(state)}`);
+  }
+  if (truncateBefore !== undefined) checkRange("truncateBefore", truncateBefore, 1, MAX_VERSION, true);
+  if (expected !== undefined) checkRange("expected", expected, 0, MAX_VERSION, true);
+  if (metadata === undefined || metadata === null) return;
+  if (
+    typeof metadata !== "string" || metadata.length > MAX_METADATA || metadata.includes("\0") ||
+    hasLoneSurrogate(metadata)
+  ) {
+    throw badChange("metadata", `text of up to ${MAX_METADATA} characters`);
+  }
 }
 
 /** Refuses queries that name no tag, or too many. */
@@ -123,4 +147,10 @@ function checkExpected(stream: string, expected: ExpectedVersion): void {
 
 function invalid(what: string, why: string): MillstreamError {
   return new MillstreamError("INVALID_ARGUMENT", `Cannot append to ${what}: ${why}`);
+}
+
+function badChange(option: string, expected: string): MillstreamError {
+  return new MillstreamError("INVALID_ARGUMENT", `Cannot use option "${option}": expected ${expected}`, {
+    details: { option },
+  });
 }

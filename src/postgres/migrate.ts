@@ -13,6 +13,7 @@ import { projectionMigration } from "./migrations/0004_projections.ts";
 import { brokerPlansMigration } from "./migrations/0005_broker_plans.ts";
 import { sagaMigration } from "./migrations/0006_sagas.ts";
 import { appendMigration } from "./migrations/0007_append.ts";
+import { streamsMigration } from "./migrations/0008_streams.ts";
 
 const MIGRATIONS: ReadonlyArray<(quotedSchema: string) => readonly string[]> = [
   storeMigration,
@@ -22,6 +23,7 @@ const MIGRATIONS: ReadonlyArray<(quotedSchema: string) => readonly string[]> = [
   brokerPlansMigration,
   sagaMigration,
   appendMigration,
+  streamsMigration,
 ];
 
 /**

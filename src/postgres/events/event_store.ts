@@ -10,6 +10,7 @@ import { checkSignal, type Scope, type StoreContext } from "../context.ts";
 import { type AppendRow, appendStatement, outcomes, type Statement, type Unit, unitOf } from "./append.ts";
 import type { AppendQueue } from "./queue.ts";
 import { eventReads } from "./read.ts";
+import { changeStream, describeStream } from "./streams.ts";
 import { conditionalStatement, readMatching } from "./tags.ts";
 
 /**
@@ -48,6 +49,9 @@ export function eventStore(context: StoreContext, scope: Scope, queue?: AppendQu
   return {
     append,
     ...eventReads(context, scope),
+    describeStream: async (stream) => await describeStream(session, schema, stream),
+    changeStream: async (stream, change, options = {}) =>
+      await changeStream(session, { schema, stream, change, options }),
     readMatching: async (queries, options = {}) => await readMatching(session, { schema, queries, options }),
   };
 }

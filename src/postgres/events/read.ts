@@ -13,7 +13,7 @@ import type {
   StreamReadOptions,
 } from "../../ports/event_store.ts";
 import { checkPosition, MAX_VERSION } from "../../ports/event_store_checks.ts";
-import type { SqlRow } from "../../ports/sql.ts";
+import type { SqlRow, SqlValue } from "../../ports/sql.ts";
 import { checkSignal, optional, type Scope, type StoreContext } from "../context.ts";
 import { poll } from "../wakeup.ts";
 import { horizon, type HorizonRow } from "../watermark.ts";
@@ -29,12 +29,12 @@ export function eventReads(
     stream: string,
     options: StreamReadOptions = {},
   ): Promise<readonly StoredEvent[]> {
-    const { from, backwards = false, limit = 10_000, signal } = options;
+    const { from, backwards = false, limit = 10_000, archived = false, signal } = options;
     checkText("stream", stream);
     if (from !== undefined) checkRange("from", from, 0, Number.MAX_SAFE_INTEGER, true);
     checkRange("limit", limit, 1, MAX_VERSION, true);
     checkSignal(signal);
-    const rows = await session.query<EventRow>(readStreamSql(schema, backwards), [
+    const rows = await session.query<EventRow>(readStreamSql(schema, { backwards, archived }), [
       stream,
       from === undefined ? null : Math.min(from, MAX_VERSION),
       limit,
@@ -45,6 +45,7 @@ export function eventReads(
   async function readAll(after: bigint, options: AllReadOptions): Promise<AllPage> {
     checkPosition("after", after);
     checkRange("limit", options.limit, 1, MAX_VERSION, true);
+    if (options.category !== undefined) checkText("category", options.category);
     if (options.lane) checkRange("lane.index", options.lane.index, 0, options.lane.of - 1, true);
     let position = after;
     const look = async (): Promise<AllPage | undefined> => {
@@ -57,22 +58,37 @@ export function eventReads(
     return page ?? { events: [], position };
   }
 
+  /** Looks until it finds something, or has looked as far as it may. */
   async function readPage(after: bigint, options: AllReadOptions): Promise<AllPage> {
-    const { types, correlationId, since, lane } = options;
-    const filters = [types, correlationId, since, lane?.of, lane?.index].filter((filter) =>
-      filter !== undefined
-    );
+    for (let from = after;;) {
+      const page = await readWindow(from, options);
+      if (page.events.length > 0 || page.position === from || page.complete) return page;
+      from = page.position;
+    }
+  }
+
+  async function readWindow(
+    after: bigint,
+    options: AllReadOptions,
+  ): Promise<AllPage & { readonly complete: boolean }> {
+    const filters = filterValues(options);
     const marks = watermark.values({ mayMark: !inTransaction });
+    const end = filters.length > 0 ? after + WINDOW : MAX_POSITION;
     const rows = await session.query<HorizonRow & EventRow>(readAllSql(schema, options), [
       ...marks,
       after,
       options.limit,
+      end,
       ...filters,
     ]);
     const safe = rows[0] ? watermark.learn(rows[0]) : 0n;
     const events = rows.filter((row) => row.pos !== null).map(storedEvent);
-    const lookedTo = events.length === options.limit ? events.at(-1)?.position ?? after : safe;
-    return { events, position: lookedTo > after ? lookedTo : after };
+    const lookedTo = events.length === options.limit
+      ? events.at(-1)?.position ?? after
+      : safe < end
+      ? safe
+      : end;
+    return { events, position: lookedTo > after ? lookedTo : after, complete: safe <= end };
   }
 
   async function head(): Promise<bigint> {
@@ -90,22 +106,41 @@ export function eventReads(
 }
 
 /** `$1` stream, `$2` first (backwards: highest) version or null, `$3` limit. */
-const readStreamSql = (schema: string, backwards: boolean): string =>
-  `select ${EVENT_COLUMNS} from ${schema}.events e
-where e.stream = $1::text and e.version ${backwards ? "<=" : ">="} coalesce($2::int, ${
-    backwards ? MAX_VERSION : 0
-  })
+const readStreamSql = (
+  schema: string,
+  { backwards, archived }: { readonly backwards: boolean; readonly archived: boolean },
+): string =>
+  `select ${EVENT_COLUMNS} from ${schema}.${archived ? "events_archive" : "events"} e
+where e.stream = $1::text and e.version >= (select t.first from ${schema}.streams t where t.stream = $1::text)
+and e.version ${backwards ? "<=" : ">="} coalesce($2::int, ${backwards ? MAX_VERSION : 0})
 order by e.version ${backwards ? "desc" : "asc"} limit $3::int`;
 
 /**
- * `$1` to `$4` see {@linkcode horizon}; `$5` after, `$6` limit; then, in this order and only if given, the types, the
- * correlation id, the time in milliseconds, and how many lanes there are and which is wanted. At least one row comes
- * back; without events it has nulls in their place.
+ * So many positions one statement looks through for events that match: its time is bounded, however few there are. A
+ * reader that has to catch up comes closer with each.
  */
-const readAllSql = (schema: string, { types, correlationId, since, lane }: AllReadOptions): string => {
-  let next = 7;
+const WINDOW = 100_000n;
+const MAX_POSITION = 2n ** 63n - 1n;
+
+/** The values that {@linkcode readAllSql} takes behind the first seven. */
+function filterValues({ types, category, correlationId, since, lane }: AllReadOptions): readonly SqlValue[] {
+  const prefix = category === undefined ? undefined : `${category}-`;
+  return [types, prefix, correlationId, since, lane?.of, lane?.index].filter((value) => value !== undefined);
+}
+
+/**
+ * `$1` to `$4` see {@linkcode horizon}; `$5` after, `$6` limit, `$7` end; then, in this order and only if given, the
+ * types, the beginning of the stream's name, the correlation id, the time in milliseconds, and how many lanes there are
+ * and which is wanted. At least one row comes back; without events it has nulls in their place.
+ */
+const readAllSql = (
+  schema: string,
+  { types, category, correlationId, since, lane }: AllReadOptions,
+): string => {
+  let next = 8;
   const filters = [
     types && `and e.type = any($${next++}::text[])`,
+    category !== undefined && `and starts_with(e.stream, $${next++}::text)`,
     correlationId !== undefined && `and e.correlation_id = $${next++}::text`,
     since !== undefined && `and e.recorded_at >= to_timestamp($${next++}::float8 / 1000)`,
     lane && `and ${laneSql("e.stream")} % $${next++}::int = $${next++}::int`,
@@ -113,7 +148,7 @@ const readAllSql = (schema: string, { types, correlationId, since, lane }: AllRe
   return `with ${horizon(`${schema}.events`)}
 select h.*, e.* from horizon h left join lateral (
   select ${EVENT_COLUMNS} from ${schema}.events e
-  where e.pos > $5::bigint and e.pos <= h.safe ${filters} order by e.pos limit $6::int
+  where e.pos > $5::bigint and e.pos <= least(h.safe, $7::bigint) ${filters} order by e.pos limit $6::int
 ) e on true order by e.pos`;
 };
 

@@ -5,6 +5,7 @@
  */
 import { appendTests } from "./event_store/append.ts";
 import { conditionTests } from "./event_store/conditions.ts";
+import { lifecycleTests } from "./event_store/lifecycle.ts";
 import { readAllTests } from "./event_store/read_all.ts";
 import { streamTests } from "./event_store/streams.ts";
 import { transactionTests } from "./event_store/transactions.ts";
@@ -12,7 +13,8 @@ import { type StoreConformanceOptions, storeSuite } from "./store_world.ts";
 
 /**
  * Registers the tests of a store's {@linkcode EventStore}: versions, expected versions and races, idempotent appends,
- * reads of streams and of the whole store, transactions and the outbox, decisions that cross streams.
+ * reads of streams and of the whole store, transactions and the outbox, decisions that cross
+ * streams, deletion and archive.
  *
  * Await it at the top level of the test file: it makes one store first, to ask for its name.
  *
@@ -37,4 +39,5 @@ export async function eventStoreConformance(options: StoreConformanceOptions): P
   readAllTests(suite);
   transactionTests(suite);
   conditionTests(suite);
+  lifecycleTests(suite);
 }

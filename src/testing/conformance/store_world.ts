@@ -71,6 +71,8 @@ export interface StoreWorld {
   pending(count: number, store?: Store): Promise<readonly OutboxEntry[]>;
   /** A position with nothing after it but what this test appends. */
   end(): Promise<bigint>;
+  /** Waits until reads of the whole store have come to a position. */
+  caughtUp(position: bigint): Promise<void>;
   sleep(ms: number): Promise<void>;
 }
 
@@ -124,6 +126,14 @@ function storeWorld(
   closeLater: (store: Store) => void,
 ): StoreWorld {
   const unique = uniqueNames();
+  const caughtUp = async (position: bigint): Promise<void> => {
+    await eventually(
+      clock,
+      patienceMs,
+      "the last event",
+      async () => (await under.store.events.readAll(position - 1n, { limit: 1 })).events.length > 0,
+    );
+  };
   const topic = unique("topic");
   const event = (data: unknown = null, options?: TestMessageOptions) =>
     testMessage(unique("e"), data, options);
@@ -155,12 +165,10 @@ function storeWorld(
         expected: 0,
         events: [event()],
       }]);
-      await eventually(clock, patienceMs, "the last event", async () => {
-        const page = await under.store.events.readAll(last!.position - 1n, { limit: 1 });
-        return page.events.length > 0;
-      });
+      await caughtUp(last!.position);
       return last!.position;
     },
+    caughtUp,
     sleep: (ms) => sleep(clock, ms),
   };
 }

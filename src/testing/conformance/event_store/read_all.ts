@@ -103,6 +103,28 @@ export function readAllTests({ test }: StoreSuite): void {
     deepEqual(idsOf(next.events), [d.id], "the next of a type");
   });
 
+  test("finds events by the category of their streams", async (world) => {
+    const { events } = world.store;
+    const start = await world.end();
+    const category = world.unique("order");
+    const inside = world.events(3);
+    const streams = [`${category}-1`, `${category}-2`, `${category}-line-1`];
+    for (const [n, stream] of streams.entries()) {
+      await events.append([{ stream, expected: 0, events: [inside[n]!] }]);
+    }
+    for (const stream of [category, `${category}s-1`, `x${category}-1`, `${category}%1`]) {
+      await events.append([{ stream, expected: 0, events: world.events(1) }]);
+    }
+    await readUntil(world, start, 7, { limit: 10 });
+    const find = async (name: string): Promise<readonly string[]> =>
+      idsOf((await events.readAll(start, { limit: 10, category: name })).events);
+    deepEqual(await find(category), idsOf(inside), "a category");
+    deepEqual(await find(`${category}-line`), idsOf(inside.slice(2)), "a longer one");
+    deepEqual(await find(category.slice(0, -1)), [], "half of a name");
+    deepEqual(await find("%"), [], "a wildcard");
+    await rejects(events.readAll(0n, { limit: 1, category: "" }), "INVALID_ARGUMENT", "an empty category");
+  });
+
   test("moves on past events that do not match", async (world) => {
     const { events } = world.store;
     const start = await world.end();
