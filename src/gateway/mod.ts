@@ -13,6 +13,7 @@ import { gate, type GatewayOptions } from "./options.ts";
 import { httpError } from "./problem.ts";
 import { queryRoutes } from "./queries.ts";
 import { mount, respond } from "./route.ts";
+import { sagaRoutes } from "./sagas.ts";
 import { streamRoutes } from "./streams.ts";
 import { topicRoutes } from "./topics.ts";
 
@@ -31,6 +32,8 @@ export type { HttpCode, Problem } from "./problem.ts";
  * | `GET /streams/{id}` | `{ stream, version, next, events }`, `ETag`; `from=`, `limit=`, `direction=backwards` |
  * | `POST /streams/{id}` | appends with `If-Match: "<version>"` or `If-None-Match: *`; 412 with the current version, 428 without a condition |
  * | `GET /events` | `{ next, events }` of all streams; `type=`, `since=`, `correlationid=`, `after=`, `limit=` |
+ * | `GET /sagas`, `GET /sagas/{id}` | only with `authorize`: `{ next?, sagas }`, one instance with its timeline; `saga=`, `status=`, `stuck=true`, `minagems=`, `after=`, `limit=` |
+ * | `POST /sagas/{id}/{retry,skip,force-complete,cancel}` | only with `authorize`: operates an instance, 409 `REFUSED` where that makes no sense; `step=`, `reason=` |
  * | `GET /health/live`, `/health/ready` | 200 while the process serves; 200 or 503 with details |
  *
  * Errors are RFC 9457 `application/problem+json` with `code` and `retryable`. An idempotency key belongs to the principal and the
@@ -55,6 +58,7 @@ export function gateway(app: Millstream, options: GatewayOptions = {}): Hono {
     ...streamRoutes(shared),
     ...eventRoutes(shared),
     ...healthRoutes(shared),
+    ...(options.authorize ? sagaRoutes(shared) : []),
   ], shared);
   // Both only count where the gateway is not mounted: a host has its own.
   hono.notFound((c) =>

@@ -19,12 +19,14 @@ export type Action =
   | "streams.read"
   | "streams.append"
   | "events.read"
+  | "sagas.read"
+  | "sagas.operate"
   | "health.details";
 
 /** What a request wants to do to what. */
 export interface Access {
   readonly action: Action;
-  /** The topic, type or stream as it stands in the path, not checked yet; empty for `events.read` and `health.details`. */
+  /** The topic, type, stream or id as it stands in the path, not checked yet; empty where the path names nothing. */
   readonly target: string;
 }
 

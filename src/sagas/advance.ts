@@ -255,7 +255,7 @@ export function timeline({ history = [], steps }: SagaInstance): readonly SagaHi
 }
 
 /** The try that a record shows. */
-function tryOf(record: SagaStepRecord, history: readonly SagaHistoryEntry[] = []): SagaHistoryEntry {
+export function tryOf(record: SagaStepRecord, history: readonly SagaHistoryEntry[] = []): SagaHistoryEntry {
   const { name, status, attempt, startedAt, endedAt, error } = record;
   // A step that needs no undo is undone without a try.
   const undone = status === "undone" &&

@@ -6,7 +6,7 @@
 import { sleep } from "../core/clock.ts";
 import { describe, MillstreamError, refuse } from "../core/errors.ts";
 import { isFinal, type SagaFilter, type SagaInstance, type SagaStepRecord } from "../ports/saga_store.ts";
-import { definitionOf, isPastPivot, timeline, withHistory } from "./advance.ts";
+import { definitionOf, isPastPivot, timeline, tryOf, withHistory } from "./advance.ts";
 import { endSignals } from "./child.ts";
 import type { Sagas, SagaView } from "./operations.ts";
 import type { Orchestrator } from "./orchestrator.ts";
@@ -134,7 +134,10 @@ function retried(instance: SagaInstance, now: number): SagaInstance {
     const waits = record.status === "retrying" || record.status === "undoing";
     return waits ? { ...record, attempt: 0, dueAt: now } : record;
   };
-  const next = { ...instance, steps: steps.map(again), dueAt: now };
+  // What is tried afresh counts from one again: the tries so far are history.
+  const tried = steps.filter((record) => again(record) !== record && record.attempt > 0);
+  const kept = tried.reduce((before, record) => withHistory(before, tryOf(record, before.history)), instance);
+  const next = { ...kept, steps: steps.map(again), dueAt: now };
   if (status !== "compensation_failed") return noted(next, "retry", now);
   if (steps.some((record) => record.status === "undo_failed")) {
     return noted({ ...next, status: "compensating" }, "retry", now);
