@@ -23,6 +23,7 @@ export type {
   AnswerOptions,
   AskOptions,
   Declared,
+  HandleOptions,
   Health,
   Millstream,
   OnOptions,
@@ -103,7 +104,13 @@ export type {
   CommandMiddleware,
   CommandRun,
 } from "./src/cqrs/command_bus.ts";
-export type { QueryContext, QueryHandler } from "./src/cqrs/query_bus.ts";
+export type {
+  QueryCall,
+  QueryContext,
+  QueryHandler,
+  QueryMiddleware,
+  QueryRun,
+} from "./src/cqrs/query_bus.ts";
 
 // Sagas and process managers.
 export {
@@ -131,7 +138,12 @@ export type { Sagas, SagaTry, SagaView } from "./src/sagas/operations.ts";
 export type { SagaRunOptions } from "./src/sagas/parts.ts";
 
 // Idempotent operations.
-export { runOnce, type RunOnceOptions, type RunOnceResult } from "./src/idempotency/idempotent.ts";
+export {
+  type OperationClaim,
+  runOnce,
+  type RunOnceOptions,
+  type RunOnceResult,
+} from "./src/idempotency/idempotent.ts";
 
 // Ports, for those who bring their own store or broker.
 export type {

@@ -28,7 +28,7 @@ import type { Sagas } from "../sagas/operations.ts";
 import type { ProcessManager } from "../sagas/process_manager.ts";
 import type { ConsumerOptions } from "../messaging/consumer.ts";
 import type { CommandHandler, CommandMiddleware } from "../cqrs/command_bus.ts";
-import type { QueryHandler } from "../cqrs/query_bus.ts";
+import type { QueryHandler, QueryMiddleware } from "../cqrs/query_bus.ts";
 
 /** An assembled application. */
 export interface Millstream extends AsyncDisposable {
@@ -90,6 +90,12 @@ export interface Millstream extends AsyncDisposable {
 
   /** Handles a command that belongs to no aggregate. */
   handle<C extends AnyCommand>(command: C, handler: CommandHandler<DataOf<C>, ResultOf<C>>): Millstream;
+  /** As above, with options. */
+  handle<C extends AnyCommand>(
+    command: C,
+    options: HandleOptions,
+    handler: CommandHandler<DataOf<C>, ResultOf<C>>,
+  ): Millstream;
   /** Answers a query. */
   answer<Q extends AnyQuery>(query: Q, handler: QueryHandler<DataOf<Q>, ResultOf<Q>>): Millstream;
   /** Answers a query from projections: `ask(..., { after })` waits for all of them. */
@@ -100,6 +106,8 @@ export interface Millstream extends AsyncDisposable {
   ): Millstream;
   /** Adds a middleware around all command handlers; the first added is the outermost. */
   middleware(middleware: CommandMiddleware): Millstream;
+  /** Adds a middleware around the answering of all queries; the first added is the outermost. */
+  queryMiddleware(middleware: QueryMiddleware): Millstream;
   /** Declares topics and events that are published but not handled here. */
   declare(...definitions: readonly (AnyEvent | TopicDefinition)[]): Millstream;
 
@@ -167,6 +175,18 @@ export interface UseAggregateOptions {
   /** The aggregate's id, from the data of any of its commands. */
   // deno-lint-ignore no-explicit-any -- the union of all its commands' data
   readonly id: (data: any) => string;
+}
+
+/** Options of {@linkcode Millstream.handle}. */
+export interface HandleOptions {
+  /**
+   * Runs a command once per id: its result commits with its effects, and whoever sends the same id again gets it,
+   * concurrent callers after waiting for the first one. Another payload under the same id is refused with
+   * `IDEMPOTENCY_KEY_REUSED`. Failures are not kept. The result has to survive JSON. @default false
+   */
+  readonly once?: boolean;
+  /** How long the result is kept, in milliseconds. @default 86_400_000 */
+  readonly ttlMs?: number;
 }
 
 /** Options of {@linkcode Millstream.answer}. */

@@ -35,7 +35,12 @@ export function asking({ store, clock, queries }: Parts): Asking {
           await waitFor({ store, clock }, waiting, position, { waitMs, signal });
         }
       };
-      return await queries.ask(definition.type, params, { sql: store.sql, signal, ready }) as never;
+      return await queries.ask(definition.type, params, {
+        sql: store.sql,
+        signal,
+        ready,
+        after: token,
+      }) as never;
     },
   };
 }

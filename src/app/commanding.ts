@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { checkRange } from "../core/backoff.ts";
 import type { AnyCommand } from "../core/definition.ts";
 import { MillstreamError } from "../core/errors.ts";
 import { uuidv5 } from "../core/ids.ts";
@@ -16,13 +17,18 @@ import { inherited } from "../messaging/factory.ts";
 import { unitOfWork, type UnitOptions } from "../messaging/unit_of_work.ts";
 import { type Aggregate, streamOf } from "../sourcing/aggregate.ts";
 import { handleCommand } from "../sourcing/handle_command.ts";
-import type { Millstream, UseAggregateOptions } from "./application.ts";
+import type { StorePorts } from "../ports/store.ts";
+import type { HandleOptions, Millstream, UseAggregateOptions } from "./application.ts";
 import type { Parts } from "./parts.ts";
 
 /** Everything about commands. */
 export interface Commanding extends Pick<Millstream, "dispatch"> {
   useAggregate(aggregate: Aggregate, options: UseAggregateOptions): void;
-  handle(definition: AnyCommand, handler: CommandHandler<never, unknown>): void;
+  handle(
+    definition: AnyCommand,
+    options: HandleOptions,
+    handler: CommandHandler<never, unknown>,
+  ): void;
 }
 
 /** Creates it. `ask` is what handlers ask queries with. */
@@ -47,31 +53,66 @@ export function commanding(parts: Parts, ask: Millstream["ask"]): Commanding {
     }
   }
 
-  function handle(definition: AnyCommand, handler: CommandHandler<never, unknown>): void {
-    commands.register(definition, async (command) => {
-      let sent = 0;
-      const inherit = inherited(command);
-      const unit: UnitOptions = { inherit, idFor: (index) => uuidv5(`${command.id}/${index}`) };
-      const outcome = await unitOfWork(store, factory, unit, async (effects) => {
-        const context: CommandContext = {
-          ...effects,
-          idempotencyKey: command.id,
-          signal: new AbortController().signal,
-          ask,
-          async dispatch(next, data, own = {}) {
-            const nextId = await uuidv5(`${command.id}/command/${sent++}`);
-            return await dispatch(next, data, { ...inherit, id: nextId, ...own });
-          },
-        };
-        const result = await handler(command as Message<never>, context);
-        // Before the commit: an answer that is wrong leaves nothing behind.
-        if (!definition.resultSchema) return result;
-        return await validate(definition.resultSchema, result, `result of command "${command.type}"`);
-      });
-      if (outcome.published) committed();
-      const base = { id: command.id, result: outcome.value };
-      return outcome.position === undefined ? base : { ...base, position: formatToken(outcome.position) };
+  function handle(
+    definition: AnyCommand,
+    { once = false, ttlMs }: HandleOptions,
+    handler: CommandHandler<never, unknown>,
+  ): void {
+    if (ttlMs !== undefined) checkRange("ttlMs", ttlMs, 1, Number.MAX_SAFE_INTEGER);
+    const run: HandleRun = (command, signal, after) =>
+      runHandler(definition, handler, command, signal, after);
+    commands.register(definition, once ? (...call) => runKeyed(run, ttlMs, ...call) : run);
+  }
+
+  /** Runs a handler; its effects commit together, with what `after` writes. */
+  async function runHandler(
+    definition: AnyCommand,
+    handler: CommandHandler<never, unknown>,
+    command: Message,
+    signal: AbortSignal,
+    after?: (ports: StorePorts, result: DispatchResult) => Promise<void>,
+  ): Promise<DispatchResult> {
+    let sent = 0;
+    let result: unknown;
+    const inherit = inherited(command);
+    const unit: UnitOptions = {
+      inherit,
+      idFor: (index) => uuidv5(`${command.id}/${index}`),
+      ...(after ? { always: true, after: (ports, position) => after(ports, outcomeOf(position)) } : {}),
+    };
+    const outcomeOf = (position: bigint | undefined): DispatchResult => {
+      const base = { id: command.id, result };
+      return position === undefined ? base : { ...base, position: formatToken(position) };
+    };
+    const { position, published } = await unitOfWork(store, factory, unit, async (effects) => {
+      const context: CommandContext = {
+        ...effects,
+        idempotencyKey: command.id,
+        signal,
+        ask,
+        async dispatch(next, data, own = {}) {
+          const nextId = await uuidv5(`${command.id}/command/${sent++}`);
+          return await dispatch(next, data, { ...inherit, id: nextId, ...own });
+        },
+      };
+      result = await handler(command as Message<never>, context);
+      // Before the commit: an answer that is wrong leaves nothing behind.
+      if (!definition.resultSchema) return;
+      result = await validate(definition.resultSchema, result, `result of command "${command.type}"`);
     });
+    if (published) committed();
+    return outcomeOf(position);
+  }
+
+  /** Runs a command unless its id ran before. */
+  async function runKeyed(
+    run: HandleRun,
+    ttlMs: number | undefined,
+    command: Message,
+    signal: AbortSignal,
+  ): Promise<DispatchResult> {
+    const { onceById } = await import("../cqrs/once_by_id.ts"); // on demand: most handlers do without
+    return await onceById({ keys: store.idempotency, clock, ttlMs }, command, signal, run);
   }
 
   async function dispatch(
@@ -85,6 +126,12 @@ export function commanding(parts: Parts, ask: Millstream["ask"]): Commanding {
 
   return { useAggregate, handle, dispatch };
 }
+
+type HandleRun = (
+  command: Message,
+  signal: AbortSignal,
+  after?: (ports: StorePorts, result: DispatchResult) => Promise<void>,
+) => Promise<DispatchResult>;
 
 function resultOfAggregate(name: string, type: string): MillstreamError {
   return new MillstreamError(

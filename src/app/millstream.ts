@@ -6,12 +6,12 @@
 import { type RetryPolicy, retryPolicy } from "../core/backoff.ts";
 import { type Clock, systemClock } from "../core/clock.ts";
 import type { MessageLimits } from "../core/codec.ts";
-import type { AnyQuery } from "../core/definition.ts";
+import type { AnyCommand, AnyQuery } from "../core/definition.ts";
 import { type Random, uuidv7Generator } from "../core/ids.ts";
 import { later } from "../core/later.ts";
 import { checkText } from "../core/names.ts";
 import { type Observer, safeObserver } from "../core/observer.ts";
-import { commandBus, type CommandHandler } from "../cqrs/command_bus.ts";
+import { commandBus } from "../cqrs/command_bus.ts";
 import { queryBus } from "../cqrs/query_bus.ts";
 import { messageFactory } from "../messaging/factory.ts";
 import type { Broker } from "../ports/broker.ts";
@@ -22,7 +22,7 @@ import type { ProcessManager } from "../sagas/process_manager.ts";
 import type { Aggregate } from "../sourcing/aggregate.ts";
 import { withInline } from "../sourcing/inline.ts";
 import type { Projection } from "../sourcing/projection.ts";
-import type { AnswerOptions, Millstream, UseAggregateOptions } from "./application.ts";
+import type { AnswerOptions, HandleOptions, Millstream, UseAggregateOptions } from "./application.ts";
 import { asking } from "./asking.ts";
 import { commanding } from "./commanding.ts";
 import type { MessageHandler } from "./deliveries.ts";
@@ -126,8 +126,9 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
       return app;
     },
     use: use as Millstream["use"],
-    handle(definition, handler) {
-      handle(definition, handler as CommandHandler<never, unknown>);
+    handle(definition: AnyCommand, ...rest: readonly unknown[]) {
+      const [own, handler] = (rest.length === 1 ? [{}, rest[0]] : rest) as [HandleOptions, never];
+      handle(definition, own, handler);
       return app;
     },
     answer(definition: AnyQuery, ...rest: readonly unknown[]) {
@@ -137,6 +138,10 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
     },
     middleware(middleware) {
       commands.use(middleware);
+      return app;
+    },
+    queryMiddleware(middleware) {
+      queries.use(middleware);
       return app;
     },
     declare(...definitions) {

@@ -5,14 +5,10 @@
  */
 import { disposer } from "../core/dispose.ts";
 import { MillstreamError, toError } from "../core/errors.ts";
-import type { Message } from "../core/message.ts";
-import { type Consumer, consumerOptions, startConsumer } from "../messaging/consumer.ts";
-import type { Loop } from "../messaging/loop.ts";
-import { startRelay } from "../messaging/relay.ts";
 import type { Health, Millstream } from "./application.ts";
-import { deliveryHandler } from "./deliveries.ts";
 import type { Parts } from "./parts.ts";
 import type { Saving } from "./sagas.ts";
+import type { Started } from "./starting.ts";
 
 /** The application's members that start and stop it. */
 export interface Running extends Pick<Millstream, "start" | "health" | "close"> {
@@ -23,32 +19,13 @@ export interface Running extends Pick<Millstream, "start" | "health" | "close"> 
 /** Creates them. */
 export function running(parts: Parts, ask: Millstream["ask"], sagas: Saving): Running {
   const { store, broker, observer, registry } = parts;
-  const loops: Loop[] = [];
-  const consumers: Consumer[] = [];
-  let relay: Loop | undefined;
+  const started: Started = { relay: undefined, loops: [], consumers: [] };
   let starting: Promise<void> | undefined;
   let closing: Promise<void> | undefined;
 
-  async function startAll(): Promise<void> {
-    const { clock, owner, random, retry, factory, limits, commands } = parts;
-    await store.start();
-    relay = startRelay({ store, publisher: broker, clock, observer, owner });
-    loops.push(relay);
-    if (registry.projections.size > 0) {
-      // Loaded on demand, as the next one: most applications at the edge run neither projections nor sagas.
-      const { startProjections } = await import("../sourcing/projection_runner.ts");
-      loops.push(...await startProjections({ store, clock, observer, owner, random }, registry.projections));
-    }
-    const orchestrator = await sagas.run();
-    if (orchestrator) loops.push(orchestrator);
-    const dispatch = (command: Message): Promise<unknown> => commands.dispatch(command);
-    const delivering = { store, factory, clock, observer, limits, committed, ask, dispatch };
-    for (const member of registry.members.values()) {
-      const { topic, group, options } = member;
-      const own = consumerOptions({ ...(retry ? { retry } : {}), ...options });
-      const handle = deliveryHandler(delivering, member);
-      consumers.push(startConsumer({ broker, clock, observer, random }, { topic, group }, own, handle));
-    }
+  async function start(): Promise<void> {
+    const { startAll } = await import("./starting.ts");
+    await startAll(started, parts, ask, sagas);
   }
 
   async function closeAll(graceMs: number): Promise<void> {
@@ -56,13 +33,13 @@ export function running(parts: Parts, ask: Millstream["ask"], sagas: Saving): Ru
     const all = disposer(); // closes last-in, first-out, all of them, also if one fails
     all.defer(async () => await store[Symbol.asyncDispose]());
     all.defer(async () => await broker[Symbol.asyncDispose]());
-    all.defer(() => allSettled(loops.map((loop) => loop.stop())));
-    all.defer(() => allSettled(consumers.map((consumer) => consumer.stop(graceMs))));
+    all.defer(() => allSettled(started.loops.map((loop) => loop.stop())));
+    all.defer(() => allSettled(started.consumers.map((consumer) => consumer.stop(graceMs))));
     await all.dispose();
   }
 
   function committed(): void {
-    relay?.wake();
+    started.relay?.wake();
   }
 
   const close: Millstream["close"] = ({ graceMs = 10_000 } = {}) => closing ??= closeAll(graceMs);
@@ -76,7 +53,7 @@ export function running(parts: Parts, ask: Millstream["ask"], sagas: Saving): Ru
       }
       if (!starting) sagas.complete();
       registry.seal(true);
-      starting ??= startAll().catch((failure) => {
+      starting ??= start().catch((failure) => {
         starting = undefined; // nothing runs yet: the same call may succeed later
         registry.seal(false);
         throw failure;
@@ -94,8 +71,8 @@ export function running(parts: Parts, ask: Millstream["ask"], sagas: Saving): Ru
         ping.then(() => "ok", (failure) => toError(failure).message);
       const [storeState, brokerState] = await Promise.all([say(store.ping()), say(broker.ping())]);
       const states = [
-        ...loops.map((loop) => loop.health()),
-        ...consumers.flatMap((consumer) => consumer.health()),
+        ...started.loops.map((loop) => loop.health()),
+        ...started.consumers.flatMap((consumer) => consumer.health()),
       ];
       const isRunning = starting !== undefined && closing === undefined;
       const well = storeState === "ok" && brokerState === "ok" && states.every(({ healthy }) => healthy);

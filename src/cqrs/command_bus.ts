@@ -17,17 +17,17 @@ export type CommandHandler<Data, Result> = (
   context: CommandContext,
 ) => Result | Promise<Result>;
 
-/** Runs a command to its result. */
-export type CommandRun = (command: Message) => Promise<DispatchResult>;
+/** Runs a command to its result. When `signal` aborts, nobody waits for it any more. */
+export type CommandRun = (command: Message, signal: AbortSignal) => Promise<DispatchResult>;
 
 /**
  * Wraps the running of commands: authorise, log, measure, repeat.
  *
  * @example
  * ```ts
- * app.middleware((next) => async (command) => {
+ * app.middleware((next) => async (command, signal) => {
  *   if (!command.userId) throw refuse("NOT_SIGNED_IN");
- *   return await next(command);
+ *   return await next(command, signal);
  * });
  * ```
  */
@@ -40,14 +40,18 @@ export interface CommandBus {
   register(definition: AnyCommand, run: CommandRun): void;
   use(middleware: CommandMiddleware): void;
   /** Brings the command's data to its current version, validates it, and runs it. @throws `HANDLER_NOT_FOUND` */
-  dispatch(command: Message): Promise<DispatchResult>;
+  dispatch(command: Message, signal?: AbortSignal): Promise<DispatchResult>;
 }
+
+/** Nobody has stopped waiting. */
+const NEVER = new AbortController().signal;
 
 /** Creates an empty {@linkcode CommandBus}. */
 export function commandBus(): CommandBus {
   const definitions = new Map<string, AnyCommand>();
   const runs = new Map<string, CommandRun>();
   const middlewares: CommandMiddleware[] = [];
+  const composed = new Map<string, CommandRun>(); // emptied when something is added
 
   return {
     definitions,
@@ -56,15 +60,23 @@ export function commandBus(): CommandBus {
       definitions.set(definition.type, definition);
       runs.set(definition.type, run);
     },
-    use: (middleware) => void middlewares.push(middleware),
-    async dispatch(command) {
+    use(middleware) {
+      middlewares.push(middleware);
+      composed.clear();
+    },
+    async dispatch(command, signal = NEVER) {
       const definition = definitions.get(command.type);
       const run = runs.get(command.type);
       if (!definition || !run) throw notFound("command", command.type);
       const current = command.schemaVersion === definition.version
         ? command
         : await upgrade(definition, command);
-      return await middlewares.reduceRight((next, wrap) => wrap(next), run)(current);
+      let whole = composed.get(command.type);
+      if (!whole) {
+        whole = middlewares.reduceRight((next, wrap) => wrap(next), run);
+        composed.set(command.type, whole);
+      }
+      return await whole(current, signal);
     },
   };
 }

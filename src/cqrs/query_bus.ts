@@ -21,10 +21,25 @@ export type QueryHandler<Params, Result> = (
   context: QueryContext,
 ) => Result | Promise<Result>;
 
+/** A question on its way to its handler. Its parameters are validated. */
+export interface QueryCall {
+  readonly type: string;
+  readonly params: unknown;
+  /** The position that the answer must have seen, if one was asked for. */
+  readonly after?: string;
+}
+
+/** Answers a query. */
+export type QueryRun = (query: QueryCall) => Promise<unknown>;
+
+/** Wraps the answering of queries: authorise, log, cache. */
+export type QueryMiddleware = (next: QueryRun) => QueryRun;
+
 /** What a query is asked with. */
 export interface Asking extends QueryContext {
   /** Called before the handler, with the query's type. */
   readonly ready: () => Promise<void>;
+  readonly after?: string | undefined;
 }
 
 /** Queries and who answers them. */
@@ -32,6 +47,7 @@ export interface QueryBus {
   readonly definitions: ReadonlyMap<string, AnyQuery>;
   /** @throws `HANDLER_ALREADY_REGISTERED` */
   register(definition: AnyQuery, handler: QueryHandler<unknown, unknown>): void;
+  use(middleware: QueryMiddleware): void;
   /** Validates the parameters, waits, answers, and validates the answer. @throws `HANDLER_NOT_FOUND` */
   ask(type: string, params: unknown, asking: Asking): Promise<unknown>;
 }
@@ -40,6 +56,7 @@ export interface QueryBus {
 export function queryBus(): QueryBus {
   const definitions = new Map<string, AnyQuery>();
   const handlers = new Map<string, QueryHandler<unknown, unknown>>();
+  const middlewares: QueryMiddleware[] = [];
 
   return {
     definitions,
@@ -48,16 +65,21 @@ export function queryBus(): QueryBus {
       definitions.set(definition.type, definition);
       handlers.set(definition.type, handler);
     },
+    use: (middleware) => void middlewares.push(middleware),
     async ask(type, params, asking) {
       const definition = definitions.get(type);
       const handler = handlers.get(type);
       if (!definition || !handler) throw notFound("query", type);
       const valid = await validate(definition.schema, params, `query "${type}"`);
-      await asking.ready();
-      const answer = await handler(valid, asking);
-      return definition.resultSchema
-        ? await validate(definition.resultSchema, answer, `answer to query "${type}"`)
-        : answer;
+      const answer: QueryRun = async ({ params: wanted }) => {
+        await asking.ready();
+        const given = await handler(wanted, asking);
+        if (!definition.resultSchema) return given;
+        return await validate(definition.resultSchema, given, `answer to query "${type}"`);
+      };
+      const { after } = asking;
+      const call = { type, params: valid, ...(after === undefined ? {} : { after }) };
+      return await middlewares.reduceRight((next, wrap) => wrap(next), answer)(call);
     },
   };
 }

@@ -27,6 +27,18 @@ export interface RunOnceResult {
   readonly replayed: boolean;
 }
 
+/** A run, as its operation sees it. */
+export interface OperationClaim {
+  /**
+   * Keeps the result in the transaction of the operation's effects, so that both commit or neither does. What the
+   * operation returns is then not kept again.
+   *
+   * @param keys The port of that transaction.
+   * @throws `LEASE_LOST` if another caller took over.
+   */
+  complete(keys: IdempotencyKeys, result: string): Promise<void>;
+}
+
 /**
  * Runs `operation` unless it ran before under the same key. Concurrent callers wait up to `waitMs` and get the first
  * one's result. If it rejects, nothing is kept and the next caller may run it. A caller that lost its lease gets its
@@ -38,7 +50,7 @@ export interface RunOnceResult {
 export async function runOnce(
   keys: IdempotencyKeys,
   options: RunOnceOptions,
-  operation: (signal: AbortSignal) => Promise<string>,
+  operation: (signal: AbortSignal, claim: OperationClaim) => Promise<string>,
 ): Promise<RunOnceResult> {
   const { key, fingerprint, ttlMs = 86_400_000, leaseMs = 30_000, waitMs = 0, clock = systemClock } = options;
   const until = clock.monotonic() + waitMs;
@@ -66,7 +78,7 @@ interface Claim {
 
 async function runWithLease(
   claim: Claim,
-  operation: (signal: AbortSignal) => Promise<string>,
+  operation: (signal: AbortSignal, claim: OperationClaim) => Promise<string>,
 ): Promise<string> {
   const { keys, key, epoch, leaseMs, ttlMs, clock } = claim;
   const lost = new AbortController();
@@ -86,8 +98,14 @@ async function runWithLease(
   }
 
   let result: string;
+  let kept = false;
   try {
-    result = await operation(lost.signal);
+    result = await operation(lost.signal, {
+      async complete(inside, text) {
+        await inside.complete(key, epoch, text, ttlMs);
+        kept = true;
+      },
+    });
   } catch (failure) {
     await keys.abandon(key, epoch).catch(() => {}); // the lease runs out by itself
     throw lost.signal.aborted ? lost.signal.reason : failure;
@@ -95,7 +113,7 @@ async function runWithLease(
     ended = true; // also if a renewal is under way
     cancel();
   }
-  await keys.complete(key, epoch, result, ttlMs);
+  if (!kept) await keys.complete(key, epoch, result, ttlMs);
   return result;
 }
 

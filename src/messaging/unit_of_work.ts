@@ -20,8 +20,8 @@ import type { MessageFactory } from "./factory.ts";
 export interface UnitOptions {
   /** Runs first in the transaction: the inbox row, the lease, the saga's fence. What it throws rolls back everything. */
   readonly before?: (ports: StorePorts) => Promise<void>;
-  /** Runs last in the transaction: the state that is saved with the effects. */
-  readonly after?: (ports: StorePorts) => Promise<void>;
+  /** Runs last in the transaction: the state that is saved with the effects. `position` is that of the last event appended. */
+  readonly after?: (ports: StorePorts, position: bigint | undefined) => Promise<void>;
   /** Whether to open the transaction even if there are no effects, because `after` must be saved. @default false */
   readonly always?: boolean;
   /** What messages created here inherit. */
@@ -80,7 +80,7 @@ export async function unitOfWork<T>(
         resolve(ports);
         await handled;
         if (staged.length > 0) await ports.outbox.add(await Promise.all(staged));
-        await options.after?.(ports);
+        await options.after?.(ports, position);
       });
       committed.catch(reject);
     });

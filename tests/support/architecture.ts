@@ -24,7 +24,7 @@ interface Rule {
 
 const CORE = ["src/core", "src/ports"];
 /** Each may import those left of it. */
-const PATTERNS = ["src/messaging", "src/sourcing", "src/cqrs", "src/sagas", "src/idempotency", "src/observe"];
+const PATTERNS = ["src/idempotency", "src/messaging", "src/sourcing", "src/cqrs", "src/sagas", "src/observe"];
 const EVERYTHING = [
   ...CORE,
   ...PATTERNS,

@@ -157,10 +157,10 @@ test("middleware wraps every command, the first added outermost, and may refuse"
   const steps: string[] = [];
   const app = millstream().handle(Note, ({ data }) => (steps.push("handler"), data.text.length));
   for (const name of ["outer", "inner"]) {
-    app.middleware((next) => async (message) => {
+    app.middleware((next) => async (message, signal) => {
       steps.push(`${name} in`);
       if (message.userId === "nobody") throw refuse("NOT_SIGNED_IN");
-      const result = await next(message);
+      const result = await next(message, signal);
       steps.push(`${name} out`);
       return result;
     });

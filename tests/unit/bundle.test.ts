@@ -10,9 +10,11 @@ import { ROOT } from "../support/sources.ts";
 /** What the core may weigh, compressed, in bytes. */
 const LIMIT = 15 * 1024;
 
-/** Loaded with their first use: by the embedded default, and by applications with sagas or projections. */
+/** Loaded with their first use: by the embedded default, by what runs by itself, and by what few need. */
 const ON_DEMAND = [
   "../memory/store.ts",
+  "../cqrs/once_by_id.ts",
+  "./starting.ts",
   "../sagas/runtime.ts",
   "../sourcing/caught_up.ts",
   "./inline_append.ts",

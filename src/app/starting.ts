@@ -1,0 +1,50 @@
+/**
+ * Starting all that runs by itself. Loaded with the first `start`: an application that only publishes, or sends
+ * commands and queries, does without.
+ *
+ * @module
+ */
+import type { Message } from "../core/message.ts";
+import { type Consumer, consumerOptions, startConsumer } from "../messaging/consumer.ts";
+import type { Loop } from "../messaging/loop.ts";
+import { startRelay } from "../messaging/relay.ts";
+import type { Millstream } from "./application.ts";
+import { deliveryHandler } from "./deliveries.ts";
+import type { Parts } from "./parts.ts";
+import type { Saving } from "./sagas.ts";
+
+/** What runs. Filled while starting, so that it can be stopped when starting fails half-way. */
+export interface Started {
+  relay: Loop | undefined;
+  readonly loops: Loop[];
+  readonly consumers: Consumer[];
+}
+
+/** Prepares the store, then starts the relay, the projections, the sagas and the consumers. */
+export async function startAll(
+  started: Started,
+  parts: Parts,
+  ask: Millstream["ask"],
+  sagas: Saving,
+): Promise<void> {
+  const { store, broker, observer, registry, clock, owner, random, retry, factory, limits, commands } = parts;
+  const { loops, consumers } = started;
+  await store.start();
+  started.relay = startRelay({ store, publisher: broker, clock, observer, owner });
+  loops.push(started.relay);
+  if (registry.projections.size > 0) {
+    const { startProjections } = await import("../sourcing/projection_runner.ts");
+    loops.push(...await startProjections({ store, clock, observer, owner, random }, registry.projections));
+  }
+  const orchestrator = await sagas.run();
+  if (orchestrator) loops.push(orchestrator);
+  const dispatch = (command: Message): Promise<unknown> => commands.dispatch(command);
+  const { committed } = parts;
+  const delivering = { store, factory, clock, observer, limits, committed, ask, dispatch };
+  for (const member of registry.members.values()) {
+    const { topic, group, options } = member;
+    const own = consumerOptions({ ...(retry ? { retry } : {}), ...options });
+    const handle = deliveryHandler(delivering, member);
+    consumers.push(startConsumer({ broker, clock, observer, random }, { topic, group }, own, handle));
+  }
+}
