@@ -1,0 +1,30 @@
+/**
+ * What RabbitMQ does, and what it cannot.
+ *
+ * @module
+ */
+import type { BrokerFeatures } from "../../src/ports/broker.ts";
+
+/** The feature record of the adapter. */
+export const FEATURES: BrokerFeatures = Object.freeze({
+  name: "rabbitmq",
+  persistent: true,
+  replay: false,
+  keyOrder: false,
+  delay: true,
+  deduplicates: false,
+  fencedAck: true,
+  replaySince: false,
+  countsStarts: false,
+  listsGroups: true,
+  reschedules: false,
+  reasons: {
+    replay: "a queue gets what is published after it was bound; an exchange keeps nothing",
+    keyOrder:
+      "a queue hands its messages to its consumers in turn; one process keeps the order of a key, several do not",
+    deduplicates: "the server recognises no ids; the inbox does",
+    replaySince: "an exchange keeps nothing",
+    countsStarts: "the server counts what it handed out, not what was begun",
+    reschedules: "a message in a queue can be reached from its head only",
+  },
+});
