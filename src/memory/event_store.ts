@@ -18,7 +18,6 @@ import type {
   ExpectedVersion,
   StoredEvent,
   StreamAppend,
-  StreamReadOptions,
 } from "../ports/event_store.ts";
 import { checkAppends, checkChange, checkPosition, checkQueries } from "../ports/event_store_checks.ts";
 import type { Bell } from "./bell.ts";
