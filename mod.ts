@@ -75,6 +75,7 @@ export {
 export type { DispatchResult, Effects, HandlerContext } from "./src/messaging/context.ts";
 export type { ConsumerOptions } from "./src/messaging/consumer.ts";
 export type { LoopHealth } from "./src/messaging/loop.ts";
+export { republishSince } from "./src/messaging/republish.ts";
 export type { RetryPolicy } from "./src/core/backoff.ts";
 
 // Event sourcing.

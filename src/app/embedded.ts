@@ -28,6 +28,7 @@ export function embeddedStore(clock: Clock): Store {
     name: "memory",
     events: port("events"),
     outbox: port("outbox"),
+    outboxDeadLetters: port("outboxDeadLetters"),
     inbox: port("inbox"),
     checkpoints: port("checkpoints"),
     leases: port("leases"),

@@ -30,7 +30,7 @@ export async function startAll(
   const { store, broker, observer, registry, clock, owner, random, retry, factory, limits, commands } = parts;
   const { loops, consumers } = started;
   await store.start();
-  started.relay = startRelay({ store, publisher: broker, clock, observer, owner });
+  started.relay = startRelay({ store, publisher: broker, clock, observer, random, owner });
   loops.push(started.relay);
   if (registry.projections.size > 0) {
     const { startProjections } = await import("../sourcing/projection_runner.ts");

@@ -49,6 +49,8 @@ export type Observation =
   | { readonly kind: "server-warning"; readonly what: string; readonly detail: string }
   | { readonly kind: "loop-failed"; readonly loop: string; readonly error: Error }
   | { readonly kind: "relayed"; readonly count: number }
+  /** For how long the oldest unsent message has been in the outbox, in milliseconds. Every few seconds. */
+  | { readonly kind: "outbox"; readonly oldestMs: number }
   | {
     readonly kind: "projected";
     readonly projection: string;

@@ -70,7 +70,11 @@ export function deadLetterOffice(clock: Clock): DeadLetterOffice {
   };
 }
 
-function matches(letter: DeadLetter, { topic, group, type, error, before }: DeadLetterFilter): boolean {
+/** Whether all fields that the filter has match. */
+export function matches(
+  letter: DeadLetter,
+  { topic, group, type, error, before }: DeadLetterFilter,
+): boolean {
   return (topic === undefined || letter.topic === topic) &&
     (group === undefined || letter.group === group) &&
     (type === undefined || letter.type === type) &&

@@ -16,6 +16,7 @@ import { memoryInbox } from "./inbox.ts";
 import { assertLease, memoryLeases } from "./leases.ts";
 import { noSql } from "./no_sql.ts";
 import { memoryOutbox, outboxRows } from "./outbox.ts";
+import { memoryOutboxDeadLetters } from "./outbox_dead_letters.ts";
 import { memoryProjections } from "./projections.ts";
 import { memorySagaStore } from "./saga_store.ts";
 import { createSessions, type Session } from "./session.ts";
@@ -91,6 +92,7 @@ function portsOver(
       clock,
       assertLease: (lease) => assertLease(leases, lease),
     }),
+    outboxDeadLetters: memoryOutboxDeadLetters(session, outbox),
     inbox: memoryInbox(session, inbox),
     checkpoints: memoryCheckpoints(session, checkpoints),
     leases: memoryLeases(session, leases),

@@ -5,6 +5,7 @@
  */
 import type { Broker } from "./broker.ts";
 import type { Checkpoints } from "./checkpoints.ts";
+import type { DeadLetters } from "./dead_letters.ts";
 import type { EventStore } from "./event_store.ts";
 import type { IdempotencyKeys } from "./idempotency.ts";
 import type { Inbox } from "./inbox.ts";
@@ -19,6 +20,8 @@ import type { Sql } from "./sql.ts";
 export interface StorePorts {
   readonly events: EventStore;
   readonly outbox: Outbox;
+  /** Messages that the broker refused again and again. Their group is `outbox`; redriven, they are sent again. */
+  readonly outboxDeadLetters: DeadLetters;
   readonly inbox: Inbox;
   readonly checkpoints: Checkpoints;
   readonly leases: Leases;

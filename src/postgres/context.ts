@@ -49,3 +49,8 @@ export function columns<Row>(
 export function checkSignal(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw aborted(signal);
 }
+
+/** Text that Postgres can keep and compare: it has no NUL, and an index has bounds. */
+export function storable(text: string): string {
+  return text.replaceAll("\u0000", "\ufffd").slice(0, 500);
+}

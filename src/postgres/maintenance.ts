@@ -7,7 +7,6 @@
 import type { Clock } from "../core/clock.ts";
 import type { SqlDriver, SqlRow } from "../ports/sql.ts";
 import { pruneIdempotencySql } from "./idempotency.ts";
-import { pruneOutboxSql } from "./outbox.ts";
 
 /** How long things are kept. */
 export interface Retention {
@@ -50,6 +49,7 @@ export function maintenance(
   let running: Promise<unknown> | undefined;
   let stopped = false;
   let messagesAfter = "0";
+  let outboxAfter = "0";
 
   function touch(): void {
     if (clock.monotonic() < next || running || stopped) return;
@@ -67,7 +67,11 @@ export function maintenance(
   }
 
   async function prune(): Promise<Pruned> {
-    const [outbox] = await driver.query<Deleted>(pruneOutboxSql(schema), [retention.outboxMs, BATCH]);
+    const [outbox] = await driver.query<Deleted & { next_after: string }>(
+      `select * from ${schema}.prune_outbox($1::bigint, $2::int, $3::float8)`,
+      [outboxAfter, BATCH, retention.outboxMs],
+    );
+    outboxAfter = outbox?.next_after ?? "0";
     const [keys] = await driver.query<Deleted>(pruneIdempotencySql(schema), [BATCH]);
     const [messages] = await driver.query<Deleted & { next_after: string }>(
       `select * from ${schema}.prune_messages($1::bigint, $2::int, $3::float8)`,

@@ -14,6 +14,7 @@ import { brokerPlansMigration } from "./migrations/0005_broker_plans.ts";
 import { sagaMigration } from "./migrations/0006_sagas.ts";
 import { appendMigration } from "./migrations/0007_append.ts";
 import { streamsMigration } from "./migrations/0008_streams.ts";
+import { outboxMigration } from "./migrations/0009_outbox.ts";
 
 const MIGRATIONS: ReadonlyArray<(quotedSchema: string) => readonly string[]> = [
   storeMigration,
@@ -24,6 +25,7 @@ const MIGRATIONS: ReadonlyArray<(quotedSchema: string) => readonly string[]> = [
   sagaMigration,
   appendMigration,
   streamsMigration,
+  outboxMigration,
 ];
 
 /**

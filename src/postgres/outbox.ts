@@ -3,12 +3,14 @@
  *
  * @module
  */
+import { checkRange } from "../core/backoff.ts";
 import { MillstreamError } from "../core/errors.ts";
 import { checkName, checkText } from "../core/names.ts";
+import type { Failure } from "../ports/dead_letters.ts";
 import type { Lease } from "../ports/leases.ts";
 import type { Outbox, OutboxEntry, OutboxMessage } from "../ports/outbox.ts";
 import type { SqlRow, SqlSession } from "../ports/sql.ts";
-import { columns, optional } from "./context.ts";
+import { columns, optional, storable } from "./context.ts";
 import { leaseLost } from "./leases.ts";
 
 /** An outbox on a session. @param schema Quoted. */
@@ -31,8 +33,9 @@ export function outbox(session: SqlSession, schema: string): Outbox {
 
   async function pending(limit: number): Promise<readonly OutboxEntry[]> {
     const rows = await session.query<OutboxRow>(pendingSql(schema), [limit]);
-    return rows.map(({ pos, topic, id, type, key, body }) => ({
+    return rows.map(({ pos, topic, id, type, key, body, attempts }) => ({
       position: BigInt(pos),
+      attempts,
       topic,
       id,
       type,
@@ -47,12 +50,30 @@ export function outbox(session: SqlSession, schema: string): Outbox {
     if (!row?.held) throw leaseLost(lease);
   }
 
+  async function markRefused(
+    position: bigint,
+    failure: Failure,
+    delayMs: number | undefined,
+    lease: Lease,
+  ): Promise<void> {
+    const why = [failure.at, storable(failure.error), JSON.stringify(failure)];
+    const values = [position, delayMs ?? null, ...why, lease.name, lease.owner, lease.epoch];
+    const [row] = await session.query<{ held: boolean }>(markRefusedSql(schema), values);
+    if (!row?.held) throw leaseLost(lease);
+  }
+
+  async function unsend(since: number): Promise<number> {
+    checkRange("since", since, 0, Number.MAX_SAFE_INTEGER);
+    const [row] = await session.query<{ again: string }>(unsendSql(schema), [since]);
+    return Number(row?.again ?? 0);
+  }
+
   async function oldestAgeMs(): Promise<number> {
-    const [row] = await session.query<{ age: number }>(oldestAgeSql(schema));
+    const [row] = await session.query<{ age: number | null }>(oldestAgeSql(schema));
     return Math.max(0, row?.age ?? 0);
   }
 
-  return { add, pending, markSent, oldestAgeMs };
+  return { add, pending, markSent, markRefused, oldestAgeMs, unsend };
 }
 
 /** `$1` topics, `$2` ids, `$3` types, `$4` keys, `$5` bodies. */
@@ -62,45 +83,31 @@ select u.topic, u.id, u.type, u.key, u.body
 from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) with ordinality u(topic, id, type, key, body, nth)
 order by u.nth`;
 
-/**
- * `$1` limit. Looks for what is unsent, not for what is new since the last look: a message that commits late is sent
- * late, and never left behind. The order keeps each stream's order, because an append draws its positions while it
- * holds the stream's row.
- */
-const pendingSql = (schema: string): string =>
-  `select pos, topic, id, type, key, body from ${schema}.outbox where sent_at is null order by pos limit $1::int`;
+/** `$1` limit. */
+const pendingSql = (schema: string): string => `select * from ${schema}.outbox_pending($1::int)`;
 
-/** `$1` positions, `$2` name, `$3` owner and `$4` epoch of the lease. Marks nothing if the lease is lost. */
+/** `$1` positions, `$2` name, `$3` owner and `$4` epoch of the lease. */
 const markSentSql = (schema: string): string =>
-  `with held as materialized (
-  select from ${schema}.leases
-  where name = $2::text and owner = $3::text and epoch = $4::int and expires_at > clock_timestamp() for share
-), marked as (
-  update ${schema}.outbox set sent_at = clock_timestamp()
-  where pos = any($1::bigint[]) and sent_at is null and exists (select from held)
-)
-select exists (select from held) as held`;
-
-const oldestAgeSql = (schema: string): string =>
-  `select (extract(epoch from clock_timestamp() - created_at) * 1000)::float8 as age
-from ${schema}.outbox where sent_at is null order by pos limit 1`;
+  `select ${schema}.outbox_mark_sent($1::bigint[], $2::text, $3::text, $4::int) as held`;
 
 /**
- * Forgets messages sent more than `$1` milliseconds ago, at most `$2` of them. Looks at the oldest rows only, which
- * costs the same however many there are.
+ * `$1` position, `$2` milliseconds to wait or null, `$3` time, `$4` error and `$5` all of the failure as JSON; `$6` name,
+ * `$7` owner and `$8` epoch of the lease.
  */
-export const pruneOutboxSql = (schema: string): string =>
-  `with oldest as (
-  select pos, sent_at from ${schema}.outbox order by pos limit $2::int
-), gone as (
-  delete from ${schema}.outbox o using oldest
-  where o.pos = oldest.pos and oldest.sent_at <= clock_timestamp() - $1::float8 * interval '1 millisecond'
-  returning 1
-)
-select count(*)::int as deleted from gone`;
+const markRefusedSql = (schema: string): string =>
+  `select ${schema}.outbox_mark_refused(
+  $1::bigint, $2::float8, $3::float8, $4::text, $5::text, $6::text, $7::text, $8::int
+) as held`;
+
+const oldestAgeSql = (schema: string): string => `select ${schema}.outbox_oldest_age() as age`;
+
+/** `$1` milliseconds since 1970. */
+const unsendSql = (schema: string): string =>
+  `select ${schema}.outbox_unsend(to_timestamp($1::float8 / 1000)) as again`;
 
 interface OutboxRow extends SqlRow {
   readonly pos: string;
+  readonly attempts: number;
   readonly topic: string;
   readonly id: string;
   readonly type: string;

@@ -21,6 +21,7 @@ import { leases } from "./leases.ts";
 import { maintenance, type Pruned } from "./maintenance.ts";
 import { checkMigrated, migrate, quoteSchema } from "./migrate.ts";
 import { outbox } from "./outbox.ts";
+import { outboxDeadLetters } from "./outbox_dead_letters.ts";
 import { projections } from "./projections.ts";
 import { sagas } from "./sagas.ts";
 import { snapshots } from "./snapshots.ts";
@@ -164,6 +165,7 @@ function ports(context: StoreContext, scope: Scope, queue?: AppendQueue): StoreP
   return {
     events: eventStore(context, scope, queue),
     outbox: outbox(session, schema),
+    outboxDeadLetters: outboxDeadLetters(session, schema),
     inbox: inbox(session, schema),
     checkpoints: checkpoints(session, schema),
     leases: leases(session, schema),

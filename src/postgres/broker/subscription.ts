@@ -15,7 +15,7 @@ import type {
 } from "../../ports/broker.ts";
 import type { Failure } from "../../ports/dead_letters.ts";
 import type { SqlRow, SqlValue } from "../../ports/sql.ts";
-import { checkSignal, optional } from "../context.ts";
+import { checkSignal, optional, storable } from "../context.ts";
 import { poll } from "../wakeup.ts";
 import { type BrokerContext, checkOpen } from "./context.ts";
 import { gather } from "./gather.ts";
@@ -267,11 +267,6 @@ function delivery(topic: string, group: string, row: DeliveryRow): Delivery {
     redelivered,
     token: `${pos}.${epoch}`,
   };
-}
-
-/** Postgres has no NUL in text. */
-function storable(error: string): string {
-  return error.replaceAll("\u0000", "\ufffd").slice(0, 500);
 }
 
 /** Positions and epochs, in order of position: all statements lock rows in this order. */

@@ -8,6 +8,7 @@
  *
  * @module
  */
+import { BY_INDEX } from "./by_index.ts";
 
 /** The statements, in order. @param s The quoted schema. */
 export function brokerPlansMigration(s: string): readonly string[] {
@@ -25,9 +26,6 @@ export function brokerPlansMigration(s: string): readonly string[] {
 
 /** One pull at a time in each group. */
 const groupLock = (s: string): string => `hashtext('${s}.groups')`;
-
-const BY_INDEX = ["seqscan", "bitmapscan", "hashjoin", "mergejoin"].map((way) => `set enable_${way} = off`)
-  .join(" ");
 
 /**
  * Those deliveries of `p_pos`, which must be ascending, and `p_epochs` (one element for each) that consumer `p_owner`
