@@ -19,8 +19,6 @@ export interface LoopHealth {
   readonly warning?: string;
   /** What its last round failed with, if it did. */
   readonly error?: string;
-  /** What somebody should look at, though the loop itself is well. */
-  readonly warning?: string;
 }
 
 /** A running loop. */

@@ -128,6 +128,7 @@ export function simulatedProcess(
     return {
       events: port("events", of.events, lost),
       outbox: port("outbox", of.outbox, lost),
+      outboxDeadLetters: port("outboxDeadLetters", of.outboxDeadLetters, lost),
       inbox: port("inbox", of.inbox, lost),
       checkpoints: port("checkpoints", of.checkpoints, lost),
       leases: port("leases", of.leases, lost),
