@@ -28,6 +28,8 @@ export type {
   Millstream,
   OnOptions,
   PublishEventOptions,
+  RequestOptions,
+  ServeOptions,
   UseAggregateOptions,
 } from "./src/app/application.ts";
 

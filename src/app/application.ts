@@ -123,6 +123,38 @@ export interface Millstream extends AsyncDisposable {
   ): Promise<DispatchResult<ResultOf<C>>>;
 
   /**
+   * Sends a command over the broker, to be run once by whichever process serves it. Resolves when the broker has it;
+   * what becomes of it is not told, and a command that is refused for good becomes a dead letter. Ids of commands that
+   * may be sent twice must be the caller's own.
+   *
+   * @throws as {@linkcode Millstream.publish}.
+   */
+  send<C extends AnyCommand>(
+    command: C,
+    data: DataOf<C>,
+    options?: PublishEventOptions,
+  ): Promise<{ readonly id: string }>;
+
+  /**
+   * Sends a command over the broker and waits for its outcome: what {@linkcode Millstream.dispatch} returns or throws
+   * there. Needs a broker with a log.
+   *
+   * @throws `DEADLINE_EXCEEDED` after `waitMs`: it may still run. Ask again with the same id, which runs it once if it
+   * is an aggregate's or was registered with `once`. `UNSUPPORTED` where the broker keeps no log.
+   */
+  request<C extends AnyCommand>(
+    command: C,
+    data: DataOf<C>,
+    options?: RequestOptions,
+  ): Promise<DispatchResult<ResultOf<C>>>;
+
+  /**
+   * Also takes a command from the broker, as a member of the group that serves it. Its handler or aggregate must be
+   * registered before. At least once: an aggregate repeats no effect, nor does a handler registered with `once`.
+   */
+  serve(command: AnyCommand, options?: ServeOptions): Millstream;
+
+  /**
    * Asks a query.
    *
    * @throws `HANDLER_NOT_FOUND`, `VALIDATION_FAILED`, `NOT_CAUGHT_UP` if the projections did not reach `after` in time.
@@ -159,6 +191,18 @@ export interface Millstream extends AsyncDisposable {
 export interface PublishEventOptions extends MessageOptions, Abortable {
   /** Not handled before this many milliseconds have passed. @default 0 */
   readonly delayMs?: number;
+}
+
+/** Options of {@linkcode Millstream.request}. */
+export interface RequestOptions extends MessageOptions, Abortable {
+  /** How long to wait for the outcome, in milliseconds. @default 30_000 */
+  readonly waitMs?: number;
+}
+
+/** Options of {@linkcode Millstream.serve}. */
+export interface ServeOptions extends ConsumerOptions {
+  /** The consumer group. All processes that serve the command share one. @default "handlers" */
+  readonly group?: string;
 }
 
 /** Options of {@linkcode Millstream.on}. */

@@ -29,6 +29,7 @@ import type { MessageHandler } from "./deliveries.ts";
 import { embeddedStore } from "./embedded.ts";
 import type { Parts } from "./parts.ts";
 import { createRegistry } from "./registry.ts";
+import { remote } from "./remote.ts";
 import { running } from "./running.ts";
 import { saving } from "./sagas.ts";
 import { sending } from "./sending.ts";
@@ -94,6 +95,7 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
   const { useAggregate, handle, dispatch } = commanding(parts, ask);
   const sagas = saving(parts, options.sagas ?? {});
   const run = running(parts, ask, sagas);
+  const over = remote(parts, newId, run.own);
 
   function use(
     part: Aggregate | Projection | Saga | ProcessManager,
@@ -142,6 +144,12 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
     },
     queryMiddleware(middleware) {
       queries.use(middleware);
+      return app;
+    },
+    send: over.send,
+    request: over.request,
+    serve(definition, own = {}) {
+      over.serve(definition, own);
       return app;
     },
     declare(...definitions) {

@@ -29,6 +29,8 @@ export interface Registry {
     options: ConsumerOptions,
     handler: MessageHandler,
   ): void;
+  /** As {@linkcode Registry.subscribe}, for a topic that nobody outside may publish to. */
+  join(topic: string, group: string, options: ConsumerOptions, handler: MessageHandler): void;
   addProjection(projection: Projection): void;
   addSaga(saga: Saga): void;
   /** Refuses `what` once the application was started. */
@@ -79,6 +81,17 @@ export function createRegistry(): Registry {
       declare(definition);
       const event = definition.kind === "event" ? definition : undefined;
       addHandler(members, { topic: definition.topic, group, definition: event }, options, handler);
+    },
+    join(topic, group, options, handler) {
+      assertOpen("a handler");
+      consumerOptions(options);
+      checkName("group", group);
+      addHandler(
+        members,
+        { topic: checkName("topic", topic), group, definition: undefined },
+        options,
+        handler,
+      );
     },
     addProjection(projection) {
       if (projections.has(projection.name)) throw alreadyRegistered("projection", projection.name);

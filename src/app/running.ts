@@ -6,6 +6,7 @@
 import { disposer } from "../core/dispose.ts";
 import { MillstreamError, toError } from "../core/errors.ts";
 import type { Health, Millstream } from "./application.ts";
+import type { Loop } from "../messaging/loop.ts";
 import type { Parts } from "./parts.ts";
 import type { Saving } from "./sagas.ts";
 import type { Started } from "./starting.ts";
@@ -14,6 +15,8 @@ import type { Started } from "./starting.ts";
 export interface Running extends Pick<Millstream, "start" | "health" | "close"> {
   /** Something may lie in the outbox. */
   committed(): void;
+  /** Takes a loop that was started on demand, to watch it and to stop it with the others. */
+  own(loop: Loop): void;
 }
 
 /** Creates them. */
@@ -46,6 +49,7 @@ export function running(parts: Parts, ask: Millstream["ask"], sagas: Saving): Ru
 
   return {
     committed,
+    own: (loop) => void started.loops.push(loop),
     close,
     async start({ signal } = {}) {
       if (closing) {

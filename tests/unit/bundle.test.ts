@@ -15,6 +15,8 @@ const ON_DEMAND = [
   "../memory/store.ts",
   "../cqrs/once_by_id.ts",
   "./starting.ts",
+  "../cqrs/remote/send.ts",
+  "../cqrs/remote/serve.ts",
   "../sagas/runtime.ts",
   "../sourcing/caught_up.ts",
   "./inline_append.ts",
