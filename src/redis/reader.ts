@@ -235,7 +235,7 @@ export function reader(context: ReaderContext): Reader {
       }
       if (keyed.length === 0) continue;
       const ends = [part[0]?.[0] ?? "", part[part.length - 1]?.[0] ?? ""];
-      const reply = await runScript(ADMIT, lanes, [group, ...ends, ...args]);
+      const reply = await runScript(ADMIT, lanes, [group, consumer, ...ends, ...args]);
       const [behind, refused] = reply as unknown as readonly [number, readonly number[]];
       parked = behind;
       for (const place of refused) {

@@ -118,23 +118,23 @@ end`;
  * Asks for leave to work on messages with a key that were just read from the log, in its order. Returns `{ how many
  * messages are parked, the places (from 0) of those that are parked now }`.
  *
- * KEYS: see {@linkcode LANES}. ARGV: group, first and last id of what was read, then key and id of each message that has
- * a key.
+ * KEYS: see {@linkcode LANES}. ARGV: group, consumer, first and last id of what was read, then key and id of each message
+ * that has a key.
  */
 export const ADMIT: RedisScript = {
   name: "admit",
   source: `${LANES}
-local first, last = ARGV[2], ARGV[3]
+local first, last = ARGV[3], ARGV[4]
 local cursor = gate('(' .. first)
 local refused = {}
 if after(first, cursor) then
   -- Nobody looked at these before, so nothing has to be asked for each of them.
   local keys, set, ids, members = {}, {}, {}, {}
-  for i = 4, #ARGV, 2 do keys[#keys + 1] = ARGV[i] end
+  for i = 5, #ARGV, 2 do keys[#keys + 1] = ARGV[i] end
   local busy = call('HMGET', heads, unpack(keys))
   local mine = {}
   for i, key in ipairs(keys) do
-    local id = ARGV[2 * i + 3]
+    local id = ARGV[2 * i + 4]
     if not busy[i] and not mine[key] then
       mine[key] = true
       set[#set + 1] = key
@@ -156,8 +156,11 @@ if after(first, cursor) then
     call('XCLAIM', log, group, 'parked', 0, unpack(ids))
   end
 else
-  for i = 4, #ARGV, 2 do
-    if not admit(ARGV[i + 1], ARGV[i]) then refused[#refused + 1] = (i - 4) / 2 end
+  -- Others did: by now it may be parked, with someone else, or even be done with.
+  for i = 5, #ARGV, 2 do
+    local id = ARGV[i + 1]
+    local row = call('XPENDING', log, group, id, id, 1)[1]
+    if not row or row[2] ~= ARGV[2] or not admit(id, ARGV[i]) then refused[#refused + 1] = (i - 5) / 2 end
   end
 end
 if after(last, cursor) then call('HSET', known, 'gate:' .. group, last) end
