@@ -250,8 +250,10 @@ export function isPastPivot(saga: Saga, { steps }: SagaInstance): boolean {
 /** All tries so far, oldest first, with those that are under way. */
 export function timeline({ history = [], steps }: SagaInstance): readonly SagaHistoryEntry[] {
   const last = steps.filter(({ startedAt }) => startedAt > 0).map((record) => tryOf(record, history));
-  const undo = ({ action }: SagaHistoryEntry): number => action === "undo" ? 1 : 0;
-  return [...history, ...last].sort((a, b) => a.startedAt - b.startedAt || undo(a) - undo(b));
+  // Of what began in the same millisecond, steps come in the order they were started in, and undos after them.
+  const rank = ({ step, action }: SagaHistoryEntry): number =>
+    action === "undo" ? Infinity : steps.findIndex(({ name }) => name === step);
+  return [...history, ...last].sort((a, b) => a.startedAt - b.startedAt || Math.sign(rank(a) - rank(b)) || 0);
 }
 
 /** The try that a record shows. */

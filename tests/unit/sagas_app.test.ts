@@ -11,6 +11,7 @@ import { memoryStore } from "../../src/memory/store.ts";
 import { saga } from "../../src/sagas/definition.ts";
 import { processManager } from "../../src/sagas/process_manager.ts";
 import { type VirtualClock, virtualClock } from "../../src/testing/mod.ts";
+import { until } from "./messaging_fixture.ts";
 
 interface World {
   readonly app: Millstream;
@@ -95,7 +96,8 @@ for (
     app.use(Fulfilment, { startOn: OrderPlaced, id: ({ data }) => data.orderId, data: () => order });
     await app.start();
     await app.publish(OrderPlaced, { orderId: "o-1", total: 84 });
-    await clock.advance(600_000);
+    const ended = async (): Promise<boolean> => (await app.sagas.list({ status })).length === 1;
+    await until(clock, ended, 1_000);
     const view = await app.sagas.get("o-1");
     assert.deepEqual([view.status, done], [status, [...calls]]);
     assert.deepEqual(view.data, {
@@ -170,9 +172,10 @@ test("an event that a step waits for is found by the application, and the comman
   app.handle(Remind, ({ data }) => void reminded.push(data.orderId));
   await app.start();
   await app.publish(OrderPlaced, { orderId: "o-1", total: 1 });
-  await clock.advance(5_000);
-  assert.deepEqual([(await app.sagas.get("paying-o-1")).status, reminded], ["waiting", ["o-1"]]);
+  await until(clock, () => reminded.length > 0, 500);
+  assert.equal((await app.sagas.get("paying-o-1")).status, "waiting");
   await app.publish(OrderPaid, { orderId: "o-1" });
+  await until(clock, async () => (await app.sagas.get("paying-o-1")).status === "completed", 500);
   await clock.advance(5_000);
   const { status, data } = await app.sagas.get("paying-o-1");
   assert.deepEqual([status, data, reminded], ["completed", { orderId: "o-1", paid: true }, ["o-1"]]);
@@ -206,10 +209,11 @@ async function paymentWorld(): Promise<World & { reminded: string[]; expired: st
 test("a process manager reacts to events and timers with commands, events and new timers", async () => {
   const { app, clock, reminded, expired } = await paymentWorld();
   await app.publish(OrderPlaced, { orderId: "o-1", total: 1 });
-  await clock.advance(130_000);
-  assert.deepEqual([reminded.length, new Set(reminded).size, expired], [2, 2, []]);
-  await clock.advance(60_000);
-  assert.deepEqual(expired, ["o-1"]);
+  await until(clock, () => reminded.length === 2, 1_000);
+  assert.ok(clock.monotonic() >= 120_000);
+  assert.deepEqual([new Set(reminded).size, expired], [2, []]);
+  await until(clock, () => expired.length > 0, 1_000);
+  assert.ok(clock.monotonic() >= 180_000);
   const view = await app.sagas.get("payment/o-1");
   assert.equal(view.status, "completed");
   assert.deepEqual(view.timeline.map(({ step }) => step), [
@@ -228,8 +232,10 @@ test("an event ends a process manager and its timers; an event of another id has
   const { app, clock, reminded, expired } = await paymentWorld();
   await app.publish(OrderPaid, { orderId: "o-2" });
   await app.publish(OrderPlaced, { orderId: "o-1", total: 1 });
-  await clock.advance(70_000);
+  await until(clock, () => reminded.length === 1, 1_000);
   await app.publish(OrderPaid, { orderId: "o-1" });
+  const ended = async (): Promise<boolean> => (await app.sagas.list({ status: "completed" })).length === 2;
+  await until(clock, ended, 1_000);
   await clock.advance(600_000);
   assert.deepEqual([reminded.length, expired], [1, []]);
   const all = await app.sagas.list({ saga: "payment" });
