@@ -1,121 +1,52 @@
-/** The process dies at every point where it talks to its store; another one resumes. */
+/** The process dies at every point where it talks to its store or to others; another one resumes. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { refuse } from "../../src/core/errors.ts";
-import type { SagaStore } from "../../src/ports/saga_store.ts";
-import type { Store } from "../../src/ports/store.ts";
-import { outside, sagaWorld, threeSteps, withSagas } from "./sagas_fixture.ts";
+import { memoryStore } from "../../src/memory/store.ts";
+import { virtualClock } from "../../src/testing/mod.ts";
+import { checkRun, fourSteps, mortal, newRun, orchestrate, type Way, WAYS } from "./sagas_crash_points.ts";
 
 const NEVER = new Promise<never>(() => {});
 
-/** A store whose process dies at the `point`th call: before it is done, or after it but before the caller knows. */
-function dying(store: Store, point: number, when: "before" | "after"): { store: Store; calls: () => number } {
-  let calls = 0;
-  async function through<T>(call: () => Promise<T>): Promise<T> {
-    const mine = ++calls;
-    if (mine > point || (mine === point && when === "before")) return await NEVER;
-    const result = await call();
-    return mine === point ? await NEVER : result;
-  }
-  const patch = (sagas: SagaStore): Partial<SagaStore> => ({
-    claim: (...args) => through(() => sagas.claim(...args)),
-    save: (...args) => through(() => sagas.save(...args)),
-    renew: (...args) => calls >= point ? NEVER : sagas.renew(...args),
-  });
-  return { store: withSagas(store, patch), calls: () => calls };
+/** Runs a saga whose first process dies at a point, to its end. Returns the points it passed. */
+async function run(way: Way, at: number): Promise<readonly string[]> {
+  const clock = virtualClock();
+  const store = memoryStore({ clock });
+  const effects: string[] = [];
+  const calls: string[] = [];
+  const world = {
+    // deno-lint-ignore require-await -- others answer later
+    async act(key: string): Promise<void> {
+      calls.push(key);
+      if (!effects.includes(key)) effects.push(key);
+    },
+  };
+  await store.sagas.create([newRun("four", "s", clock.now())]);
+  const first = mortal(store, world, at, () => NEVER);
+  const p1 = orchestrate(first.store, [fourSteps("four", way, first.world)], "p1", { clock });
+  await clock.advance(1_000);
+  const died = first.points.length === at;
+  const p2 = orchestrate(store, [fourSteps("four", way, world)], "p2", { clock });
+  await clock.advance(60_000);
+  const where = `dying ${first.points[at - 1] ?? "never"}`;
+  checkRun(way, "s", await store.sagas.load("s"), effects, where);
+  const repeated = calls.filter((key, index) => calls.indexOf(key) !== index);
+  assert.ok(
+    repeated.length <= (died ? 1 : 0),
+    `${where}: only the call in doubt is repeated, got ${repeated}`,
+  );
+  await p2.stop();
+  if (!died) await p1.stop();
+  return first.points;
 }
 
-for (
-  const { way, end, fails, effects } of [
-    { way: "forward", end: "completed", fails: "", effects: ["s/a", "s/b", "s/c"] },
-    { way: "back", end: "compensated", fails: "c", effects: ["s/a", "s/b", "s/c", "s/b/undo", "s/a/undo"] },
-  ] as const
-) {
-  for (const when of ["before", "after"] as const) {
-    test(`on the way ${way}, dying ${when} any save: another process ends it, each effect and undo once per key`, async () => {
-      const points = await countPoints(fails);
-      assert.ok(points >= 5);
-      for (let point = 1; point <= points; point++) {
-        const { clock, store, drive, start, load } = sagaWorld();
-        const world = outside();
-        const three = threeSteps(world, (step) => {
-          if (step === fails) throw refuse("NO");
-        });
-        await start(three);
-        const first = dying(store, point, when);
-        drive(three, "p1", first.store);
-        await clock.advance(1_000);
-        assert.ok(first.calls() >= point, "it died");
-        const second = drive(three, "p2");
-        await clock.advance(60_000);
-        const instance = await load();
-        assert.equal(instance.status, end, `dying ${when} call ${point}`);
-        // The refused step is in doubt if the process died in it, and then undone, which does no harm.
-        const doubt = world.effects.includes("s/c/undo");
-        assert.deepEqual(
-          world.effects.filter((effect) => effect !== "s/c/undo"),
-          effects,
-          `dying ${when} call ${point}`,
-        );
-        if (doubt) assert.ok(fails, "nothing is undone on the way forward");
-        const most = Math.max(
-          ...effects.map((effect) => world.calls.filter((call) => call === effect).length),
-        );
-        assert.ok(most <= 2, "at most the call that was in doubt is repeated");
-        assert.equal(new Set(world.effects).size, world.effects.length);
-        await second.loop.stop();
-      }
-    });
-  }
-
-  test(`on the way ${way}, dying in the middle of any step or undo: the same`, async () => {
-    const all = fails ? [...effects, "s/c"] : effects;
-    for (const last of new Set(all)) {
-      const { clock, store, drive, start, load } = sagaWorld();
-      const world = outside();
-      const refuseC = (step: string): void => {
-        if (step === fails) throw refuse("NO");
-      };
-      // The first process gets as far as the effect of `last` and hears nothing from its store after that.
-      let dead = false;
-      const { act } = world;
-      const dyingWorld = {
-        ...world,
-        act(context: Parameters<typeof act>[0]) {
-          if (dead) return;
-          act(context);
-          if (context.idempotencyKey === last) dead = true;
-        },
-      };
-      const cut = withSagas(store, (sagas) => ({
-        claim: (...args) => dead ? NEVER : sagas.claim(...args),
-        save: (...args) => dead ? NEVER : sagas.save(...args),
-        renew: (...args) => dead ? NEVER : sagas.renew(...args),
-      }));
-      await start(threeSteps(world));
-      drive(threeSteps(dyingWorld, refuseC), "p1", cut);
-      await clock.advance(1_000);
-      assert.equal(dead, true, last);
-      const second = drive(threeSteps(world, refuseC), "p2");
-      await clock.advance(60_000);
-      assert.equal((await load()).status, end, last);
-      assert.deepEqual(world.effects.filter((effect) => effect !== "s/c/undo"), effects, last);
-      await second.loop.stop();
+for (const way of WAYS) {
+  test(`on the way ${way}, dying at any save and any step: another process ends it, each effect and undo once by key`, async () => {
+    const points = await run(way, Infinity);
+    assert.ok(points.length >= (way === "forward" ? 17 : 29), `${points.length} points`);
+    for (let at = 1; at <= points.length; at++) {
+      const passed = await run(way, at);
+      assert.deepEqual(passed, points.slice(0, at), "it died where it was to die");
     }
+    console.log(`# sagas in memory, ${way}: ${points.length} crash points, all ended as they should`);
   });
-}
-
-/** How often an undisturbed run talks to its store until it has ended. */
-async function countPoints(fails: string): Promise<number> {
-  const { clock, store, drive, start, load } = sagaWorld();
-  const three = threeSteps(outside(), (step) => {
-    if (step === fails) throw refuse("NO");
-  });
-  await start(three);
-  const counting = dying(store, Infinity, "before");
-  const { loop } = drive(three, "p1", counting.store);
-  await clock.advance(1);
-  assert.ok((await load()).status.startsWith("comp"));
-  await loop.stop();
-  return counting.calls();
 }
