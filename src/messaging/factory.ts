@@ -38,6 +38,17 @@ const LAST_TIME = Date.parse("9999-12-31T23:59:59.999Z");
 
 /** Creates a {@linkcode MessageFactory}. */
 export function messageFactory(factory: FactoryOptions): MessageFactory {
+  let lastMs = NaN;
+  let lastTime = "";
+
+  /** Many messages are made in one millisecond. */
+  function isoTime(ms: number): string {
+    if (ms === lastMs) return lastTime;
+    lastTime = new Date(ms).toISOString();
+    lastMs = ms;
+    return lastTime;
+  }
+
   async function build(
     definition: MessageDefinition,
     input: unknown,
@@ -53,7 +64,7 @@ export function messageFactory(factory: FactoryOptions): MessageFactory {
       id,
       source: factory.source,
       type,
-      time: new Date(time).toISOString(),
+      time: isoTime(time),
       schemaVersion: version,
       data,
       correlationId: options.correlationId ?? id,
