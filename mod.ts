@@ -75,7 +75,7 @@ export {
 
 // Handling messages.
 export type { DispatchResult, Effects, HandlerContext } from "./src/messaging/context.ts";
-export type { ConsumerOptions } from "./src/messaging/consumer.ts";
+export type { BreakerOptions, ConsumerOptions, Rate, RetryRule } from "./src/messaging/consumer_options.ts";
 export type { LoopHealth } from "./src/messaging/loop.ts";
 export { republishSince } from "./src/messaging/republish.ts";
 export type { RetryPolicy } from "./src/core/backoff.ts";
@@ -157,6 +157,8 @@ export type {
   Publisher,
   PublishOptions,
   PullOptions,
+  Scheduled,
+  StartFrom,
   SubscribeOptions,
   Subscription,
   TopicLog,

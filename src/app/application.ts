@@ -26,7 +26,7 @@ import type { Projections } from "../sourcing/projections.ts";
 import type { Saga, SagaUse } from "../sagas/definition.ts";
 import type { Sagas } from "../sagas/operations.ts";
 import type { ProcessManager } from "../sagas/process_manager.ts";
-import type { ConsumerOptions } from "../messaging/consumer.ts";
+import type { ConsumerOptions } from "../messaging/consumer_options.ts";
 import type { CommandHandler, CommandMiddleware } from "../cqrs/command_bus.ts";
 import type { QueryHandler, QueryMiddleware } from "../cqrs/query_bus.ts";
 

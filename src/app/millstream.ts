@@ -25,7 +25,7 @@ import type { Projection } from "../sourcing/projection.ts";
 import type { AnswerOptions, HandleOptions, Millstream, UseAggregateOptions } from "./application.ts";
 import { asking } from "./asking.ts";
 import { commanding } from "./commanding.ts";
-import type { MessageHandler } from "./deliveries.ts";
+import type { MessageHandler } from "./members.ts";
 import { embeddedStore } from "./embedded.ts";
 import type { Parts } from "./parts.ts";
 import { createRegistry } from "./registry.ts";

@@ -8,11 +8,11 @@ import type { AnyEvent, TopicDefinition } from "../core/definition.ts";
 import { MillstreamError } from "../core/errors.ts";
 import { checkName } from "../core/names.ts";
 import { alreadyRegistered } from "../cqrs/command_bus.ts";
-import { type ConsumerOptions, consumerOptions } from "../messaging/consumer.ts";
+import { type ConsumerOptions, consumerOptions } from "../messaging/consumer_options.ts";
 import type { Saga } from "../sagas/definition.ts";
 import type { Projection } from "../sourcing/projection.ts";
 import type { Declared } from "./application.ts";
-import { addHandler, type GroupMember, type MessageHandler } from "./deliveries.ts";
+import { addHandler, type GroupMember, type MessageHandler } from "./members.ts";
 
 /** See the module. */
 export interface Registry {

@@ -5,11 +5,11 @@
  * @module
  */
 import type { Message } from "../core/message.ts";
-import { type Consumer, consumerOptions, startConsumer } from "../messaging/consumer.ts";
+import type { Consumer } from "../messaging/consumer.ts";
 import type { Loop } from "../messaging/loop.ts";
 import { startRelay } from "../messaging/relay.ts";
 import type { Millstream } from "./application.ts";
-import { deliveryHandler } from "./deliveries.ts";
+import { startConsumers } from "./consuming.ts";
 import type { Parts } from "./parts.ts";
 import type { Saving } from "./sagas.ts";
 
@@ -27,7 +27,7 @@ export async function startAll(
   ask: Millstream["ask"],
   sagas: Saving,
 ): Promise<void> {
-  const { store, broker, observer, registry, clock, owner, random, retry, factory, limits, commands } = parts;
+  const { store, broker, observer, registry, clock, owner, random, commands } = parts;
   const { loops, consumers } = started;
   await store.start();
   started.relay = startRelay({ store, publisher: broker, clock, observer, random, owner });
@@ -39,12 +39,5 @@ export async function startAll(
   const orchestrator = await sagas.run();
   if (orchestrator) loops.push(orchestrator);
   const dispatch = (command: Message): Promise<unknown> => commands.dispatch(command);
-  const { committed } = parts;
-  const delivering = { store, factory, clock, observer, limits, committed, ask, dispatch };
-  for (const member of registry.members.values()) {
-    const { topic, group, options } = member;
-    const own = consumerOptions({ ...(retry ? { retry } : {}), ...options });
-    const handle = deliveryHandler(delivering, member);
-    consumers.push(startConsumer({ broker, clock, observer, random }, { topic, group }, own, handle));
-  }
+  consumers.push(...startConsumers(parts, { dispatch, ask }));
 }

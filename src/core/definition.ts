@@ -188,15 +188,16 @@ function define<Type extends string, Data>(
 }
 
 /**
- * The message with its data brought to the definition's version, step by step, and validated.
+ * The message with its data brought to the definition's version, step by step, and validated: at once, unless the
+ * schema validates asynchronously.
  *
  * @throws `UNKNOWN_SCHEMA_VERSION` if it is newer than the definition, `VALIDATION_FAILED` if it does not match or an
  * upcaster cannot read it.
  */
-export async function upgrade<Data>(
+export function upgrade<Data>(
   definition: MessageDefinition<Data>,
   message: Message,
-): Promise<Message<Data>> {
+): Message<Data> | Promise<Message<Data>> {
   const { type, version, schema, kind } = definition;
   if (message.schemaVersion > version) {
     throw new MillstreamError(
@@ -207,8 +208,14 @@ export async function upgrade<Data>(
   }
   let data: unknown = message.data;
   for (let old = message.schemaVersion; old < version; old++) data = upcastOnce(definition, old, data);
-  data = await validate(schema, data, `${kind} "${type}"`);
-  return { ...message, schemaVersion: version, data: data as Data };
+  const valid = validate(schema, data, `${kind} "${type}"`);
+  return valid instanceof Promise
+    ? valid.then((later) => withData(message, version, later))
+    : withData(message, version, valid);
+}
+
+function withData<Data>(message: Message, schemaVersion: number, data: Data): Message<Data> {
+  return { ...message, schemaVersion, data };
 }
 
 function upcastOnce<Data>(

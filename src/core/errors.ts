@@ -51,6 +51,8 @@ export type ErrorCode =
   | "LEASE_LOST"
   /** A handler ran longer than its timeout. */
   | "HANDLER_TIMEOUT"
+  /** A message was begun again and again and never settled: it may kill or hang the process that handles it. */
+  | "CRASHED"
   /** The idempotency key was used before with another payload. */
   | "IDEMPOTENCY_KEY_REUSED"
   /** The first call with this idempotency key is still running. */

@@ -42,6 +42,14 @@ export type Observation =
     readonly error: Error;
   }
   | { readonly kind: "lease-lost"; readonly what: string; readonly id: string }
+  | {
+    /** A consumer takes nothing: it was told so, or, with an error, its breaker opened. */
+    readonly kind: "paused";
+    readonly topic: string;
+    readonly group: string;
+    readonly error?: Error;
+  }
+  | { readonly kind: "resumed"; readonly topic: string; readonly group: string }
   | { readonly kind: "data-loss-suspected"; readonly what: string; readonly detail: string }
   /** A group that settles nothing any more keeps a topic from being trimmed: what it holds is that much too old. */
   | { readonly kind: "topic-pinned"; readonly topic: string; readonly group: string; readonly lateMs: number }

@@ -31,14 +31,17 @@ export interface SchemaIssue {
 export type Output<S> = S extends Schema<infer _I, infer O> ? O : never;
 
 /**
- * The value as the schema returns it.
+ * The value as the schema returns it: at once, or as a promise where the schema validates asynchronously.
  *
  * @param what What is validated, for the message: `event "order.placed"`.
  * @throws `VALIDATION_FAILED` with `details.issues: { path, message }[]`. The value itself is never in the error.
  */
-export async function validate<O>(schema: Schema<unknown, O>, value: unknown, what: string): Promise<O> {
-  const pending = schema["~standard"].validate(value);
-  const result = pending instanceof Promise ? await pending : pending;
+export function validate<O>(schema: Schema<unknown, O>, value: unknown, what: string): O | Promise<O> {
+  const result = schema["~standard"].validate(value);
+  return result instanceof Promise ? result.then((later) => valid(later, what)) : valid(result, what);
+}
+
+function valid<O>(result: SchemaResult<O>, what: string): O {
   if (!result.issues) return result.value;
   const issues = result.issues.slice(0, 20).map((issue) => ({
     path: (issue.path ?? []).map((part) => String(typeof part === "object" ? part.key : part)).join("."),

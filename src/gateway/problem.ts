@@ -67,6 +67,7 @@ export const PROBLEMS: Readonly<Record<ErrorCode, Kind>> = {
   },
   DEADLINE_EXCEEDED: { status: 504, title: "Too slow", hidden: "The work was not done in time" },
   HANDLER_TIMEOUT: { status: 504, title: "Too slow", hidden: "The handler did not finish in time" },
+  CRASHED: { status: 500, title: "Given up", hidden: "The message was begun too often without an end" },
   UNAVAILABLE: {
     status: 503,
     title: "Unavailable",

@@ -1,56 +1,27 @@
 /**
- * The consumer: takes deliveries of one group from the broker and settles each one.
+ * The consumer: takes deliveries of one group from the broker, has them handled, and settles each one.
  *
  * Stages of a delivery: decode → inbox → schema → timeout → handler → acknowledge, or retry, or dead letter. The order
  * is fixed, because getting it wrong loses messages (ThreeDotsLabs/watermill issues 580 and 645).
  *
  * @module
  */
-import { checkRange, type RetryPolicy, retryPolicy } from "../core/backoff.ts";
 import type { Clock } from "../core/clock.ts";
-import { MillstreamError } from "../core/errors.ts";
-import { keyedExecutor } from "../core/keyed.ts";
+import { isMillstreamError, MillstreamError, toError } from "../core/errors.ts";
 import { checkName } from "../core/names.ts";
 import type { Observer } from "../core/observer.ts";
-import type { Broker, Delivery, StartFrom, Subscription } from "../ports/broker.ts";
-import { heldDeliveries, type HeldDelivery } from "./held.ts";
+import type { Broker, Subscription } from "../ports/broker.ts";
+import type { ResolvedConsumerOptions } from "./consumer_options.ts";
+import { afterFailure, crashed, givenUp, timedOut } from "./failures.ts";
+import { type Attempt, emptyHand, type InHand, runs } from "./in_hand.ts";
+import { keyLanes } from "./key_lanes.ts";
 import { type LoopHealth, startLoop } from "./loop.ts";
-import { type HandleOne, settle, type Settlement } from "./settle.ts";
+import { settlements } from "./settlements.ts";
+import { suspectLine } from "./suspects.ts";
+import { circuitBreaker, rateLimiter } from "./throttle.ts";
 
-/** Options of a consumer group's member. */
-export interface ConsumerOptions {
-  /** Messages handled at the same time by this process. Messages of one key are never handled at the same time. @default 8 */
-  readonly concurrency?: number;
-  /** When and how often a failed message is tried again before it becomes a dead letter. */
-  readonly retry?: RetryPolicy;
-  /** A try that takes longer fails with `HANDLER_TIMEOUT` and its signal aborts, in milliseconds. @default 60_000 */
-  readonly timeoutMs?: number;
-  /**
-   * How long a message stays with a process that says nothing, in milliseconds. A living process says so by itself;
-   * after a crash another one takes over when this has passed. @default 15_000
-   */
-  readonly leaseMs?: number;
-  /** Where a new group begins. @default "start" */
-  readonly from?: StartFrom;
-}
-
-/** {@linkcode ConsumerOptions} with nothing left open. */
-export interface ResolvedConsumerOptions {
-  readonly concurrency: number;
-  readonly retry: Required<RetryPolicy>;
-  readonly timeoutMs: number;
-  readonly leaseMs: number;
-  readonly from: StartFrom;
-}
-
-/** Fills in the defaults and refuses values out of range with `INVALID_ARGUMENT`. */
-export function consumerOptions(options: ConsumerOptions): ResolvedConsumerOptions {
-  const { concurrency = 8, timeoutMs = 60_000, leaseMs = 15_000, from = "start" } = options;
-  checkRange("concurrency", concurrency, 1, 10_000, true);
-  checkRange("timeoutMs", timeoutMs, 1, 86_400_000);
-  checkRange("leaseMs", leaseMs, 100, 86_400_000);
-  return { concurrency, retry: retryPolicy(options.retry), timeoutMs, leaseMs, from };
-}
+/** Handles one delivery: returns, or resolves, when that is done; throws, or rejects, when it failed. */
+export type HandleOne = (attempt: Attempt) => void | Promise<void>;
 
 /** What a consumer works with. */
 export interface ConsumerParts {
@@ -62,18 +33,22 @@ export interface ConsumerParts {
 
 /** A running consumer. */
 export interface Consumer {
+  readonly topic: string;
+  readonly group: string;
   health(): readonly LoopHealth[];
-  /** Takes nothing more, waits up to `graceMs` for what was started, aborts what is left and hands the rest back. */
+  /** Takes nothing more until resumed, and hands back what was not begun. */
+  pause(): void;
+  resume(): void;
+  /** Takes nothing more, waits up to `graceMs` for what was begun, aborts what is left and hands the rest back. */
   stop(graceMs: number): Promise<void>;
 }
 
 const PULL_WAIT_MS = 2_000;
+/** Where handlers are quick, so much work is taken ahead: in milliseconds, and at most so many messages. */
+const AHEAD_MS = 20;
+const MAX_AHEAD = 128;
 
-/**
- * Joins `group` on `topic` and handles what it gets until stopped.
- *
- * @param handle Handles one delivery; never rejects, see `settle.ts`.
- */
+/** Joins `group` on `topic` and handles what it gets until stopped. */
 export function startConsumer(
   parts: ConsumerParts,
   target: { readonly topic: string; readonly group: string },
@@ -81,25 +56,44 @@ export function startConsumer(
   handle: HandleOne,
 ): Consumer {
   const { broker, clock, observer } = parts;
+  const { concurrency, crashes } = options;
   const topic = checkName("topic", target.topic);
   const group = checkName("group", target.group);
   const name = `${topic}/${group}`;
-  const executor = keyedExecutor(options.concurrency);
+  const hand = emptyHand();
+  const running = runs(clock, options.timeoutMs, (entry) => {
+    entry.abort(timedOut(entry.delivery, options.timeoutMs));
+  });
+  // A broker that keeps keys apart in the whole group leaves nothing to keep apart here.
+  const lanes = broker.features.keyOrder ? undefined : keyLanes<InHand>();
+  const limiter = options.rate && rateLimiter(clock, options.rate);
+  const breaker = options.breaker && circuitBreaker(clock, options.breaker);
+  const settling = settlements(observer, () => subscription!, (delivery) => {
+    hand.remove(delivery);
+    changed?.();
+  });
+  const waiting: InHand[] = [];
+  const endings: Array<() => void> = [];
   let subscription: Subscription | undefined;
+  let changed: (() => void) | undefined;
+  let pumping = false;
+  let alone = false;
+  let paused = false;
   let draining = false;
-
-  const held = heldDeliveries();
-  const settlements = settlementQueue(observer, () => subscription, held);
+  /** How long a handler takes, in milliseconds: a moving average. Unknown counts as long. */
+  let usualMs = Infinity;
 
   const pulling = startLoop(
     { name: `consumer ${name}`, clock, observer, periodMs: PULL_WAIT_MS * 2 },
     async (signal, beat) => {
       subscription ??= await broker.subscribe(topic, group, { from: options.from, leaseMs: options.leaseMs });
-      await freeSlot(signal, beat);
-      const free = options.concurrency - executor.size;
-      if (free <= 0 || signal.aborted) return 0;
-      const deliveries = await subscription.pull(free, { waitMs: PULL_WAIT_MS, signal });
-      for (const delivery of deliveries) take(held.add(delivery));
+      const room = await waitForRoom(signal, beat);
+      if (room <= 0) return 0;
+      const deliveries = await subscription.pull(room, { waitMs: PULL_WAIT_MS, signal });
+      limiter?.took(deliveries.length);
+      const now = clock.monotonic();
+      for (const delivery of deliveries) accept(hand.add(delivery, now));
+      pump();
       return 0;
     },
   );
@@ -107,114 +101,228 @@ export function startConsumer(
   const heartbeat = startLoop(
     { name: `heartbeat ${name}`, clock, observer, periodMs: options.leaseMs / 3 },
     async () => {
-      const alive = held.all();
+      handBackOld();
+      const alive = hand.all();
       if (subscription && alive.length > 0) {
         for (const lost of await subscription.extend(alive)) {
-          if (held.lose(lost)) observer({ kind: "lease-lost", what: name, id: lost.id });
+          if (hand.lose(lost)) observer({ kind: "lease-lost", what: name, id: lost.id });
         }
       }
       return options.leaseMs / 3;
     },
   );
 
-  /** Waits until fewer than `concurrency` deliveries are in hand: back-pressure. */
-  async function freeSlot(signal: AbortSignal, beat: () => void): Promise<void> {
-    while (executor.size >= options.concurrency && !signal.aborted) {
-      await held.changed(clock, 1_000, signal);
+  // ---- Taking: no more than can be handled soon ---------------------------------------------------------------------
+
+  /** Waits until there is room for more deliveries: back-pressure. */
+  async function waitForRoom(signal: AbortSignal, beat: () => void): Promise<number> {
+    for (;;) {
+      if (signal.aborted) return 0;
+      const room = roomLeft();
+      if (room > 0) return room;
+      await nextChange(Math.min(1_000, breaker?.waitMs || Infinity, limiter?.waitMs || Infinity), signal);
       beat();
     }
   }
 
-  function take(entry: HeldDelivery): void {
-    const { delivery } = entry;
-    void executor.run(delivery.key, async () => {
-      if (draining) return settlements.add({ delivery, kind: "release" });
-      if (entry.abort.signal.aborted) return held.remove(delivery);
-      settlements.add(await settle(parts, options, handle, entry));
+  function roomLeft(): number {
+    if (paused || draining) return 0;
+    if (breaker?.isOpen) return breaker.waitMs > 0 || hand.size > 0 ? 0 : 1; // one message finds out
+    const ahead = limiter ? 0 : Math.min(MAX_AHEAD, Math.floor(concurrency * AHEAD_MS / usualMs));
+    const room = concurrency + ahead - running.size - waiting.length - suspects.size - (lanes?.size ?? 0);
+    // Acknowledgements under way do not hold up the next pull, but they are not unlimited either.
+    const unsettled = concurrency * 4 + ahead * 2 - hand.size;
+    return Math.min(room, unsettled, limiter?.allowance() ?? Infinity);
+  }
+
+  function nextChange(ms: number, signal: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      const done = (): void => {
+        cancel();
+        changed = undefined;
+        signal.removeEventListener("abort", done);
+        resolve();
+      };
+      const cancel = clock.after(ms, done);
+      changed = done;
+      signal.addEventListener("abort", done, { once: true });
+      if (signal.aborted) done();
     });
+  }
+
+  // ---- Handling -----------------------------------------------------------------------------------------------------
+
+  function accept(entry: InHand): void {
+    const { key } = entry.delivery;
+    if (draining || paused) settling.add({ kind: "release", delivery: entry.delivery });
+    else if (key === undefined || !lanes || lanes.enter(key, entry)) line(entry);
+  }
+
+  /** It is its turn, as far as its key is concerned. */
+  function line(entry: InHand): void {
+    if (entry.delivery.redelivered && broker.features.countsStarts) {
+      suspects.add(entry);
+    } else waiting.push(entry);
+  }
+
+  function pump(): void {
+    if (pumping) return; // a handler that ended at once: the loop below goes on
+    pumping = true;
+    while (waiting.length > 0 && !alone && running.size < concurrency) begin(waiting.shift()!);
+    pumping = false;
+  }
+
+  function begin(entry: InHand): void {
+    if (entry.reason) return ended(entry, entry.reason);
+    entry.beganAt = clock.monotonic();
+    let handling: void | Promise<void>;
+    try {
+      handling = handle(entry);
+    } catch (thrown) {
+      return ended(entry, toError(thrown));
+    }
+    if (!(handling instanceof Promise)) return ended(entry, undefined);
+    entry.onAbort = (reason) => ended(entry, reason);
+    running.add(entry);
+    handling.then(() => ended(entry, undefined), (thrown) => ended(entry, toError(thrown)));
+  }
+
+  /** The first end counts: a handler that goes on after it was aborted is left behind. */
+  function ended(entry: InHand, failure: Error | undefined): void {
+    if (entry.isEnded) return;
+    entry.isEnded = true;
+    entry.onAbort = undefined;
+    running.remove(entry);
+    settle(entry, failure);
+    const tookMs = clock.monotonic() - entry.beganAt;
+    usualMs = usualMs === Infinity ? tookMs : usualMs + (tookMs - usualMs) / 16;
+    const { key } = entry.delivery;
+    const next = key === undefined ? undefined : lanes?.leave(key);
+    if (next) line(next);
+    entry.onEnded?.();
+    wakeAll();
+    pump();
+  }
+
+  function settle(entry: InHand, failure: Error | undefined): void {
+    const { delivery } = entry;
+    if (failure === undefined) {
+      if (breaker?.isOpen) observer({ kind: "resumed", topic, group });
+      breaker?.succeeded();
+      return settling.add({ kind: "ack", delivery });
+    }
+    // A shutdown or a lost lease is not the message's fault.
+    if (failure === entry.reason && isMillstreamError(failure, "LEASE_LOST")) return hand.remove(delivery);
+    if (failure === entry.reason && isMillstreamError(failure, "ABORTED")) {
+      return settling.add({ kind: "release", delivery });
+    }
+    if (isMillstreamError(failure, "CRASHED")) return settling.add(givenUp(parts, delivery, failure));
+    settling.add(afterFailure(parts, options, delivery, failure));
+    const wasOpen = breaker?.isOpen;
+    if (!breaker?.failed(failure)) return;
+    handBackRest();
+    if (!wasOpen) observer({ kind: "paused", topic, group, error: failure });
+  }
+
+  // ---- Suspects -----------------------------------------------------------------------------------------------------
+
+  const suspects = suspectLine(crashes, {
+    begin: ({ delivery }) => subscription!.begin(delivery),
+    async run(entry, onItsOwn) {
+      alone = onItsOwn;
+      while (running.size >= (alone ? 1 : concurrency) && !draining) await oneEnds();
+      if (draining) handBack([entry]);
+      else {
+        await new Promise<void>((resolve) => {
+          entry.onEnded = resolve;
+          begin(entry);
+        });
+      }
+      alone = false;
+      pump();
+    },
+    lost(entry) {
+      const { delivery } = entry;
+      if (hand.lose(delivery)) observer({ kind: "lease-lost", what: name, id: delivery.id });
+      ended(entry, entry.reason);
+    },
+    convict: (entry) => ended(entry, crashed(entry.delivery, crashes)),
+    failed(entry, thrown) {
+      observer({ kind: "loop-failed", loop: `begin ${name}`, error: toError(thrown) });
+      handBack([entry]);
+    },
+    done: wakeAll,
+  });
+
+  /** Resolves when something that runs has ended. */
+  function oneEnds(): Promise<void> {
+    return new Promise((resolve) => void endings.push(resolve));
+  }
+
+  // ---- Handing back -------------------------------------------------------------------------------------------------
+
+  function handBack(entries: readonly InHand[]): void {
+    for (const entry of entries) {
+      entry.isEnded = true;
+      settling.add({ kind: "release", delivery: entry.delivery });
+    }
+  }
+
+  /** All that was not begun. */
+  function handBackRest(): void {
+    const followers = lanes?.clear() ?? [];
+    const first = [...waiting.splice(0), ...suspects.clear()];
+    for (const { delivery: { key } } of first) if (key !== undefined) lanes?.leave(key);
+    handBack([...first, ...followers]);
+  }
+
+  /** Others may have time for what waits here behind slow handlers. */
+  function handBackOld(): void {
+    const since = clock.monotonic() - options.leaseMs / 3;
+    if (lanes || waiting.length === 0 || waiting[0]!.takenAt > since) return;
+    const young = waiting.filter(({ takenAt }) => takenAt > since);
+    handBack(waiting.splice(0).filter(({ takenAt }) => takenAt <= since));
+    waiting.push(...young);
   }
 
   async function stop(graceMs: number): Promise<void> {
     draining = true;
+    handBackRest();
+    wakeAll();
     await pulling.stop();
     const cancel = clock.after(
       graceMs,
-      () => held.abortAll(new MillstreamError("ABORTED", "Stopped: the application is closing")),
+      () => hand.abortAll(new MillstreamError("ABORTED", "Stopped: the application is closing")),
     );
-    await executor.idle();
+    while (running.size > 0 || suspects.isBusy) await oneEnds();
     cancel();
-    await settlements.flush();
+    running.close();
+    await settling.flush();
     await heartbeat.stop();
     await subscription?.[Symbol.asyncDispose]();
   }
 
-  return { health: () => [pulling.health(), heartbeat.health()], stop };
-}
-
-/** Collects settlements and sends them in batches: one call under way at a time, everything that came meanwhile in the next. */
-function settlementQueue(
-  observer: Observer,
-  current: () => Subscription | undefined,
-  held: ReturnType<typeof heldDeliveries>,
-): { add(settlement: Settlement): void; flush(): Promise<void> } {
-  let waiting: Settlement[] = [];
-  let sending: Promise<void> | undefined;
-
-  function add(settlement: Settlement): void {
-    waiting.push(settlement);
-    // A microtask later, so that handlers ending together are acknowledged together.
-    sending ??= Promise.resolve().then(sendAll);
-  }
-
-  async function sendAll(): Promise<void> {
-    while (waiting.length > 0) {
-      const batch = waiting;
-      waiting = [];
-      const subscription = current();
-      if (subscription) await send(subscription, batch);
-      for (const { delivery } of batch) held.remove(delivery);
-    }
-    sending = undefined; // in the same job as the last look: what comes later begins anew
-  }
-
-  async function send(subscription: Subscription, batch: readonly Settlement[]): Promise<void> {
-    const of = (kind: Settlement["kind"]): Delivery[] =>
-      batch.filter((s) => s.kind === kind).map((s) => s.delivery);
-    const calls: Array<Promise<readonly Delivery[]>> = [];
-    const acks = of("ack");
-    if (acks.length > 0) calls.push(subscription.ack(acks));
-    const releases = of("release");
-    if (releases.length > 0) calls.push(subscription.release(releases).then(() => []));
-    for (const settlement of batch) {
-      const { delivery } = settlement;
-      const refused = (kept: boolean): readonly Delivery[] => kept ? [] : [delivery];
-      if (settlement.kind === "retry") {
-        calls.push(subscription.retry(delivery, settlement.delayMs, settlement.failure).then(refused));
-      }
-      if (settlement.kind === "dead") {
-        calls.push(subscription.deadLetter(delivery, settlement.failure).then(refused));
-      }
-    }
-    // What could not be settled stays with its lease and comes again: at least once.
-    for (const result of await Promise.allSettled(calls)) {
-      if (result.status === "rejected") {
-        observer({
-          kind: "loop-failed",
-          loop: `settle ${subscription.topic}/${subscription.group}`,
-          error: result.reason as Error,
-        });
-      } else {
-        for (const lost of result.value) {
-          observer({ kind: "lease-lost", what: `${subscription.topic}/${subscription.group}`, id: lost.id });
-        }
-      }
-    }
+  function wakeAll(): void {
+    changed?.();
+    if (endings.length > 0) { for (const wake of endings.splice(0)) wake(); }
   }
 
   return {
-    add,
-    async flush() {
-      while (sending) await sending;
+    topic,
+    group,
+    health: () => [pulling.health(), heartbeat.health()],
+    pause() {
+      if (paused) return;
+      paused = true;
+      handBackRest();
+      observer({ kind: "paused", topic, group });
     },
+    resume() {
+      if (!paused) return;
+      paused = false;
+      observer({ kind: "resumed", topic, group });
+      changed?.();
+    },
+    stop,
   };
 }

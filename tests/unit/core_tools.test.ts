@@ -203,7 +203,7 @@ test("a valibot schema validates, transforms and says where data is wrong", asyn
     items: [{ count: 2 }],
   });
   await assert.rejects(
-    validate(schema, { items: [{ count: "2" }, { count: 3 }] }, 'event "e"'),
+    async () => await validate(schema, { items: [{ count: "2" }, { count: 3 }] }, 'event "e"'),
     (error: MillstreamError) => {
       assert.equal(error.code, "VALIDATION_FAILED");
       assert.equal(
@@ -222,7 +222,7 @@ test("a valibot schema validates, transforms and says where data is wrong", asyn
     v.checkAsync((text) => Promise.resolve(text === "ok")),
   );
   assert.equal(await validate(later, "ok", "x"), "ok");
-  await assert.rejects(validate(later, "no", "x"), {
+  await assert.rejects(async () => await validate(later, "no", "x"), {
     code: "VALIDATION_FAILED",
   });
 });
@@ -279,11 +279,11 @@ test("old data goes through every upcaster in turn, then through the schema", as
     const upgraded = await upgrade(Renamed, message(version, data));
     assert.deepEqual([upgraded.schemaVersion, upgraded.data], [3, expected]);
   }
-  await assert.rejects(upgrade(Renamed, message(4, expected)), {
+  await assert.rejects(async () => await upgrade(Renamed, message(4, expected)), {
     code: "UNKNOWN_SCHEMA_VERSION",
     details: { type: "a.renamed", version: 4, known: 3 },
   });
-  await assert.rejects(upgrade(Renamed, message(3, {})), {
+  await assert.rejects(async () => await upgrade(Renamed, message(3, {})), {
     code: "VALIDATION_FAILED",
   });
 });

@@ -278,15 +278,17 @@ test("what was pulled but waits for its key when the consumer closes goes back w
   const released: Array<[string, number]> = [];
   // A broker that does not keep keys apart itself.
   const { app, clock } = world({
-    broker: (store) =>
-      patched(store.broker(), (original) => ({
+    broker: (store) => {
+      const broker = store.broker();
+      return patched({ ...broker, features: { ...broker.features, keyOrder: false } }, (original) => ({
         pull: async (max, options) =>
           (await original.pull(max, options)).map((one) => ({ ...one, key: "same" })),
         release: (deliveries) => {
           released.push(...deliveries.map(({ id, attempt }) => [id, attempt] as [string, number]));
           return original.release(deliveries);
         },
-      })),
+      }));
+    },
   });
   const hold = gate();
   const finished: number[] = [];
