@@ -11,7 +11,7 @@ import { backoffDelay, retryPolicy } from "../core/backoff.ts";
 import type { OutboxEntry } from "../ports/outbox.ts";
 import { isRefusal } from "./refusal.ts";
 import type { RelayParts, Sending } from "./relay.ts";
-import { describeFailure } from "./settle.ts";
+import { describeFailure } from "./failures.ts";
 
 /** Tries of one message: half a minute in all. */
 const TRIES = retryPolicy({ attempts: 6, baseMs: 1_000, maxMs: 16_000 });
