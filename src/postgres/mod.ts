@@ -18,14 +18,24 @@ import { pgliteDriver, type PGliteOptions } from "./drivers/pglite.ts";
 import { postgresJsDriver, type PostgresJsOptions } from "./drivers/postgres_js.ts";
 import { type PostgresStore, postgresStore, type StoreOptions } from "./store.ts";
 
+export type { DriverLimits } from "./drivers/driver.ts";
 export {
+  type PgClient,
   pgDriver,
+  type PgOptions,
+  type PgPool,
+  type PgQuery,
+  type PgResult,
+} from "./drivers/pg.ts";
+export {
+  type PGliteClient,
   pgliteDriver,
   type PGliteOptions,
-  type PgOptions,
-  postgresJsDriver,
-  type PostgresJsOptions,
-};
+  type PGliteQueryOptions,
+  type PGliteResult,
+  type PGliteSession,
+} from "./drivers/pglite.ts";
+export { postgresJsDriver, type PostgresJsOptions } from "./drivers/postgres_js.ts";
 export type { Pruned } from "./maintenance.ts";
 export { migrations } from "./migrate.ts";
 export { type PostgresStore, type StoreOptions } from "./store.ts";

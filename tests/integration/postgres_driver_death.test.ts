@@ -10,7 +10,7 @@ import { code } from "./support/postgres_transactions.ts";
 const postgres = service("postgres");
 const TIMEOUT_MS = 3_000;
 /** By when a promise must have settled: a wait for a connection, and each statement, take a deadline at most. */
-const PATIENCE_MS = 5 * TIMEOUT_MS;
+const PATIENCE_MS = 10 * TIMEOUT_MS;
 const KILLS = 100;
 
 for (const kind of DRIVERS) {

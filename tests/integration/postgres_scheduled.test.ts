@@ -42,7 +42,9 @@ describe("messages whose time has not come, on postgres", { skip: server.skip },
       const pulling = group.pull(1, { waitMs: 120 });
       await new Promise((resolve) => setTimeout(resolve, 5 + round % 20));
       const changed = await broker.scheduled?.reschedule("due", message.id, LONG);
-      const deliveries = await pulling;
+      let deliveries = await pulling;
+      // A busy machine may be late; what was not put off comes.
+      if (!changed && deliveries.length === 0) deliveries = await group.pull(1, { waitMs: 30_000 });
       if (changed) moved++;
       taken += deliveries.length;
       assert.equal(deliveries.length, changed ? 0 : 1, "either handed out or put off, and not both");

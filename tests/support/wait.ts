@@ -6,7 +6,7 @@
 
 /** Options of {@linkcode eventually}. */
 export interface WaitOptions {
-  /** When to give up, in milliseconds. @default 10_000 */
+  /** When to give up, in milliseconds. @default 30_000 */
   readonly withinMs?: number;
   /** Pause between two looks, in milliseconds. @default 20 */
   readonly everyMs?: number;
@@ -18,7 +18,7 @@ export interface WaitOptions {
  */
 export async function eventually<T>(
   look: () => T | Promise<T>,
-  { withinMs = 10_000, everyMs = 20 }: WaitOptions = {},
+  { withinMs = 30_000, everyMs = 20 }: WaitOptions = {},
 ): Promise<Exclude<T, false>> {
   const deadline = performance.now() + withinMs;
   let last: unknown = new Error("it was false all the time");
