@@ -13,6 +13,7 @@ import type { Lease } from "../ports/leases.ts";
 import type { OutboxEntry } from "../ports/outbox.ts";
 import type { Store } from "../ports/store.ts";
 import { type Loop, startLoop } from "./loop.ts";
+import { sendByLane } from "./relay_lanes.ts";
 import { isRefusal } from "./refusal.ts";
 import { RELAY_LEASE } from "./republish.ts";
 
@@ -101,7 +102,6 @@ export function startRelay(parts: RelayParts): Loop {
     if (failures > 0) failing.set(topic, failures);
     else failing.delete(topic);
     if (!failure || (!isRefusal(failure) && failures < PATIENCE)) return failure;
-    const { sendByLane } = await import("./relay_lanes.ts"); // rarely needed
     return await sendByLane(parts, sending, topic, entries, failures);
   }
 

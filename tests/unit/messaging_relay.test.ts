@@ -49,7 +49,7 @@ test("a broker that is down for an hour: nothing counts against the messages, an
   await add("a1", "b1", "c1", "d1", "-1", "a2");
   await clock.advance(3_600_000);
   assert.equal(relay.health().healthy, false);
-  assert.match(relay.health().warning ?? "", /oldest unsent message has waited for 35\d\d s/);
+  assert.match(relay.health().warning ?? "", /oldest unsent message has waited for 3[56]\d\d s/);
   assert.ok(calls() < 5_000, `the broker was called ${calls()} times`);
   assert.deepEqual(await store.outboxDeadLetters.list({}, { limit: 1 }), []);
   for (const { attempts } of await store.outbox.pending(10)) assert.equal(attempts, 0);
