@@ -13,8 +13,9 @@ import { validate } from "../core/schema.ts";
 import { formatToken } from "../core/token.ts";
 import type { CommandContext, CommandHandler } from "../cqrs/command_bus.ts";
 import type { DispatchResult } from "../messaging/context.ts";
+import { effectsOnDemand } from "../messaging/effects.ts";
 import { inherited } from "../messaging/factory.ts";
-import { unitOfWork, type UnitOptions } from "../messaging/unit_of_work.ts";
+import type { UnitOptions } from "../messaging/unit_of_work.ts";
 import { type Aggregate, streamOf } from "../sourcing/aggregate.ts";
 import { handleCommand } from "../sourcing/handle_command.ts";
 import type { StorePorts } from "../ports/store.ts";
@@ -84,24 +85,36 @@ export function commanding(parts: Parts, ask: Millstream["ask"]): Commanding {
       const base = { id: command.id, result };
       return position === undefined ? base : { ...base, position: formatToken(position) };
     };
-    const { position, published } = await unitOfWork(store, factory, unit, async (effects) => {
-      const context: CommandContext = {
-        ...effects,
-        idempotencyKey: command.id,
-        signal,
-        ask,
-        async dispatch(next, data, own = {}) {
-          const nextId = await uuidv5(`${command.id}/command/${sent++}`);
-          return await dispatch(next, data, { ...inherit, id: nextId, ...own });
-        },
-      };
+    const effects = effectsOnDemand(store, factory, () => unit);
+    if (after) effects.begin();
+    const context: CommandContext = {
+      publish: effects.publish,
+      send: effects.send,
+      append: effects.append,
+      get sql() {
+        return effects.sql;
+      },
+      idempotencyKey: command.id,
+      signal,
+      ask,
+      async dispatch(next, data, own = {}) {
+        const nextId = await uuidv5(`${command.id}/command/${sent++}`);
+        return await dispatch(next, data, { ...inherit, id: nextId, ...own });
+      },
+    };
+    try {
       result = await handler(command as Message<never>, context);
       // Before the commit: an answer that is wrong leaves nothing behind.
-      if (!definition.resultSchema) return;
-      result = await validate(definition.resultSchema, result, `result of command "${command.type}"`);
-    });
-    if (published) committed();
-    return outcomeOf(position);
+      if (definition.resultSchema) {
+        result = await validate(definition.resultSchema, result, `result of command "${command.type}"`);
+      }
+    } catch (failure) {
+      await effects.rollback(failure);
+      throw failure;
+    }
+    const outcome = await effects.commit();
+    if (outcome?.published) committed();
+    return outcomeOf(outcome?.position);
   }
 
   /** Runs a command unless its id ran before. */

@@ -120,6 +120,7 @@ function handlerContext(
     idempotencyKey,
     ask,
     publish: effects.publish,
+    send: effects.send,
     append: effects.append,
     get sql() {
       return effects.sql;

@@ -4,7 +4,7 @@
  * @module
  */
 import { checkRange } from "../core/backoff.ts";
-import type { AnyCommand } from "../core/definition.ts";
+import { type AnyCommand, commandTopic } from "../core/definition.ts";
 import type { IdGenerator } from "../core/ids.ts";
 import { notFound } from "../cqrs/command_bus.ts";
 import type { Requester } from "../cqrs/remote/send.ts";
@@ -44,7 +44,7 @@ export function remote(parts: Parts, newId: IdGenerator, own: (loop: Loop) => vo
       if (!commands.definitions.has(definition.type)) throw notFound("command", definition.type);
       const server = import("../cqrs/remote/serve.ts");
       server.catch(() => {}); // seen by the first delivery
-      registry.join(`command.${definition.type}`, group, options, async (message, context) => {
+      registry.join(commandTopic(definition.type), group, options, async (message, context) => {
         await (await server).commandServer({ commands, broker, factory })(message, context);
       });
     },

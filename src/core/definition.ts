@@ -153,6 +153,11 @@ export function command<const Type extends string, Data, Result = unknown>(
   return { ...define("command", type, schema, options), kind: "command", resultSchema: options.result };
 }
 
+/** The topic on which a command travels when it is not run where it was sent. */
+export function commandTopic(type: string): string {
+  return `command.${type}`;
+}
+
 /** Defines a query by the schemas of its parameters and, optionally, of its answer. */
 export function query<const Type extends string, Params, Result = unknown>(
   type: Type,

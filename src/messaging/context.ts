@@ -22,6 +22,8 @@ import type { Sql } from "../ports/sql.ts";
 export interface Effects {
   /** Sends an event after the commit, through the outbox. */
   publish<Data>(definition: EventDefinition<Data>, data: Data, options?: MessageOptions): Promise<void>;
+  /** Sends a command after the commit, through the outbox, to be run by whichever process serves it. */
+  send<C extends AnyCommand>(command: C, data: DataOf<C>, options?: MessageOptions): Promise<void>;
   /** Appends to a stream and, after the commit, publishes. */
   append(stream: string, events: readonly NewEvent[], expected?: ExpectedVersion): Promise<AppendResult>;
   /** SQL in the transaction. The transaction begins with its first use. */

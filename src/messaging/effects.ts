@@ -14,6 +14,8 @@ import { unitOfWork, type UnitOptions, type UnitOutcome } from "./unit_of_work.t
 export interface EffectsOnDemand extends Effects {
   /** Whether a unit of work has begun. */
   readonly hasBegun: boolean;
+  /** Begins one now, as there is something to commit even if the handler has no effects. */
+  begin(): void;
   /** The handler has ended well: commits. `undefined` if there is nothing to commit. */
   commit(): Promise<UnitOutcome<void>> | undefined;
   /** The handler has failed: commits nothing. Resolves when that is certain. */
@@ -51,8 +53,11 @@ export function effectsOnDemand(
     get hasBegun() {
       return outcome !== undefined;
     },
+    begin: () => void begun(),
     // deno-lint-ignore require-await -- rejects instead of throwing
     publish: async (...call) => begun().publish(...call),
+    // deno-lint-ignore require-await -- rejects instead of throwing
+    send: async (...call) => begun().send(...call),
     // deno-lint-ignore require-await -- rejects instead of throwing
     append: async (...call) => begun().append(...call),
     get sql() {

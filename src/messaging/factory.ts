@@ -6,11 +6,18 @@
 import { checkRange } from "../core/backoff.ts";
 import type { Clock } from "../core/clock.ts";
 import { encodeMessage, type MessageLimits } from "../core/codec.ts";
-import type { AnyCommand, AnyEvent, MessageDefinition, NewEvent } from "../core/definition.ts";
+import {
+  type AnyCommand,
+  type AnyEvent,
+  commandTopic,
+  type MessageDefinition,
+  type NewEvent,
+} from "../core/definition.ts";
 import type { IdGenerator } from "../core/ids.ts";
 import type { EncodedMessage, Message, MessageOptions } from "../core/message.ts";
 import { validate } from "../core/schema.ts";
 import { childTraceparent } from "../core/trace.ts";
+import type { OutboxMessage } from "../ports/outbox.ts";
 import type { EventToAppend } from "../ports/event_store.ts";
 
 /** Makes messages. */
@@ -19,6 +26,8 @@ export interface MessageFactory {
   event(definition: AnyEvent, data: unknown, options: MessageOptions): Promise<EncodedMessage>;
   /** As {@linkcode MessageFactory.event}, ready for the event store and for publishing after the commit. The event's own options are not looked at. */
   toAppend(event: NewEvent, options: MessageOptions): Promise<EventToAppend>;
+  /** A validated, encoded command, with the topic on which it travels. */
+  toSend(definition: AnyCommand, data: unknown, options: MessageOptions): Promise<OutboxMessage>;
   /** A validated command. */
   command<Data>(definition: AnyCommand, data: unknown, options: MessageOptions): Promise<Message<Data>>;
 }
@@ -84,6 +93,10 @@ export function messageFactory(factory: FactoryOptions): MessageFactory {
       const message = await build(definition, data, options);
       const correlationId = message.correlationId ?? message.id;
       return { ...encodeMessage(message, factory.limits), topic: definition.topic, correlationId };
+    },
+    async toSend(definition, data, options) {
+      const message = await build(definition, data, options);
+      return { ...encodeMessage(message, factory.limits), topic: commandTopic(definition.type) };
     },
     command: async <Data>(definition: AnyCommand, data: unknown, options: MessageOptions) =>
       await build(definition, data, options) as Message<Data>,

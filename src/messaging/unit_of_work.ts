@@ -107,18 +107,26 @@ export async function unitOfWork<T>(
     return result!;
   }
 
+  async function stage(
+    messageOptions: MessageOptions,
+    make: (stamped: MessageOptions) => Promise<OutboxMessage>,
+  ): Promise<void> {
+    if (ended) throw new MillstreamError("CLOSED", "Cannot publish after the handler has ended");
+    const message = stamp(messageOptions).then(make);
+    message.catch(() => {}); // reported by the line below, and again at the commit if the handler swallows it
+    staged.push(message);
+    published = true;
+    await message;
+  }
+
   const effects: Effects = {
-    async publish(definition, data, messageOptions = {}) {
-      if (ended) throw new MillstreamError("CLOSED", "Cannot publish after the handler has ended");
-      const message = stamp(messageOptions).then(async (stamped) => ({
+    publish: (definition, data, messageOptions = {}) =>
+      stage(messageOptions, async (stamped) => ({
         ...(await factory.event(definition as AnyEvent, data, stamped)),
         topic: definition.topic,
-      }));
-      message.catch(() => {}); // reported by the line below, and again at the commit if the handler swallows it
-      staged.push(message);
-      published = true;
-      await message;
-    },
+      })),
+    send: (definition, data, messageOptions = {}) =>
+      stage(messageOptions, (stamped) => factory.toSend(definition, data, stamped)),
     append(stream, events, expected = "any") {
       const appended = append(stream, events, expected);
       appended.catch(() => {}); // reported where it is awaited, by the handler or below

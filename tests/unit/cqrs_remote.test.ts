@@ -149,3 +149,22 @@ test("a request whose signal aborts rejects at once; serving what nothing handle
   await assert.rejects(client.send(Greet, bad), { code: "VALIDATION_FAILED" });
   await assert.rejects(client.request(Greet, { name: "Ann" }, { waitMs: 0 }), { code: "INVALID_ARGUMENT" });
 });
+
+test("a command that a handler sends goes out with its commit, once, under an id of its own; without the commit not at all", async () => {
+  const Asked = event("withdrawal.asked", v.object({ account: v.string(), amount: v.number() }));
+  let tries = 0;
+  await using apps = await pair((server) =>
+    server.serve(Withdraw).on(
+      Asked,
+      { group: "desk", retry: { attempts: 3, baseMs: 1 } },
+      async ({ data }, ctx) => {
+        await ctx.send(Withdraw, data);
+        if (++tries < 3) throw new Error("after sending");
+      },
+    )
+  );
+  await apps.client.publish(Asked, { account: "a", amount: 1 }, { id: "m-1" });
+  await eventually(async () => (await apps.server.store.events.readStream("account-a")).length > 0);
+  await apps.client.request(Withdraw, { account: "b", amount: 1 }); // what else was sent is through by now
+  assert.deepEqual([tries, (await apps.server.store.events.readStream("account-a")).length], [3, 1]);
+});

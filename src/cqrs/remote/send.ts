@@ -5,6 +5,7 @@
  */
 import { type Abortable, aborted, type Clock } from "../../core/clock.ts";
 import { decodeMessage, encodeMessage, type MessageLimits } from "../../core/codec.ts";
+import { commandTopic } from "../../core/definition.ts";
 import { MillstreamError } from "../../core/errors.ts";
 import type { IdGenerator } from "../../core/ids.ts";
 import type { Message } from "../../core/message.ts";
@@ -12,7 +13,7 @@ import type { Observer } from "../../core/observer.ts";
 import type { DispatchResult } from "../../messaging/context.ts";
 import { type Loop, startLoop } from "../../messaging/loop.ts";
 import type { Broker, PublishOptions, TopicLog } from "../../ports/broker.ts";
-import { commandTopic, REPLIES, type ReplyData } from "./wire.ts";
+import { REPLIES, type ReplyData } from "./wire.ts";
 
 /** What sending needs. */
 export interface SendParts {

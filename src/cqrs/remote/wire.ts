@@ -13,11 +13,6 @@ import type { Message } from "../../core/message.ts";
 import type { Schema } from "../../core/schema.ts";
 import type { DispatchResult } from "../../messaging/context.ts";
 
-/** The topic of a command. */
-export function commandTopic(type: string): string {
-  return `command.${type}`;
-}
-
 /** The topic of all replies. */
 export const REPLIES = "replies";
 
