@@ -115,6 +115,7 @@ export function memoryEventStore(
   }
 
   function readAll(after: bigint, options: AllReadOptions): AllPage {
+    if (after > rows.lastPosition) throw behindTheEnd(after, rows.lastPosition);
     const events: StoredEvent[] = [];
     const matches = filter(options);
     let position = after;
@@ -243,5 +244,13 @@ function archived(stream: string): MillstreamError {
     "REJECTED",
     `Cannot append to stream "${stream}": expected an open stream, got an archived one`,
     { details: { stream, state: "archived" } },
+  );
+}
+
+function behindTheEnd(after: bigint, end: bigint): MillstreamError {
+  return new MillstreamError(
+    "INVALID_ARGUMENT",
+    `Cannot read after position ${after}: expected one up to ${end}, where the store ends`,
+    { details: { option: "after", after: String(after), end: String(end) } },
   );
 }

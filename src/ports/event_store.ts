@@ -167,6 +167,10 @@ export interface EventStore {
   /**
    * Events of the whole store in order of position. The order never skips and never inverts a stream: an event is
    * only returned when nothing before it can still appear.
+   *
+   * @throws `INVALID_ARGUMENT` with `details: { after, end }` for a position behind all events: it is none of this store,
+   * or the store has lost some. `REJECTED` with `details: { lost: true }` once events that this process has read are gone
+   * (a failover to a standby that lagged behind, an older backup): reading on would miss others in their places.
    */
   readAll(after: bigint, options: AllReadOptions): Promise<AllPage>;
 

@@ -5,6 +5,7 @@
  */
 import { aborted, type Clock } from "../core/clock.ts";
 import type { SqlSession, SqlValue } from "../ports/sql.ts";
+import type { Continuity } from "./events/continuity.ts";
 import type { Bell, PollIntervals } from "./wakeup.ts";
 import type { Watermark } from "./watermark.ts";
 
@@ -17,6 +18,8 @@ export interface StoreContext {
   readonly intervals: PollIntervals;
   /** How far the events can be read. */
   readonly watermark: Watermark;
+  /** Whether the database is the one that was read before. */
+  readonly continuity: Continuity;
   /** Rung when this process has appended and committed. */
   readonly appended: Bell;
 }

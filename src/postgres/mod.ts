@@ -36,6 +36,7 @@ export {
   type PGliteSession,
 } from "./drivers/pglite.ts";
 export { postgresJsDriver, type PostgresJsOptions } from "./drivers/postgres_js.ts";
+export type { WatermarkBlocker, WatermarkStatus } from "./events/status.ts";
 export type { Pruned } from "./maintenance.ts";
 export { migrations } from "./migrate.ts";
 export { type PostgresStore, type StoreOptions } from "./store.ts";

@@ -13,8 +13,11 @@ import type { Store, StorePorts } from "../ports/store.ts";
 import { postgresBroker } from "./broker/broker.ts";
 import { checkpoints } from "./checkpoints.ts";
 import type { Scope, StoreContext } from "./context.ts";
+import { continuity } from "./events/continuity.ts";
 import { eventStore } from "./events/event_store.ts";
+import { alignPositions } from "./events/positions.ts";
 import { type AppendQueue, appendQueue } from "./events/queue.ts";
+import { type WatermarkStatus, watermarkStatus } from "./events/status.ts";
 import { idempotencyKeys } from "./idempotency.ts";
 import { inbox } from "./inbox.ts";
 import { leases } from "./leases.ts";
@@ -49,6 +52,11 @@ export interface StoreOptions {
 export interface PostgresStore extends Store {
   /** One round of the housekeeping that otherwise happens by itself now and then. Bounded work. */
   prune(): Promise<Pruned>;
+  /**
+   * How far the order of all events has come, and which transaction holds it up. An alarm on `ageMs` finds clients that
+   * keep transactions open, before projections fall behind.
+   */
+  watermark(): Promise<WatermarkStatus>;
 }
 
 const DAY_MS = 86_400_000;
@@ -72,6 +80,7 @@ export function postgresStore(driver: SqlDriver, options: StoreOptions): Postgre
     clock,
     intervals,
     watermark: watermark(),
+    continuity: continuity(quoted),
     appended: createBell(clock),
   };
   const shared = { clock, intervals, watermark: watermark(), bells: createBells(clock) };
@@ -113,6 +122,7 @@ export function postgresStore(driver: SqlDriver, options: StoreOptions): Postgre
     await checkIsolation(driver);
     if (options.migrate ?? true) await migrate(driver, schema);
     else await checkMigrated(driver, schema);
+    await alignPositions(driver, quoted);
   }
 
   async function transaction<T>(work: (ports: StorePorts) => Promise<T>): Promise<T> {
@@ -143,18 +153,22 @@ export function postgresStore(driver: SqlDriver, options: StoreOptions): Postgre
     }
   }
 
+  const outside = ports(
+    context,
+    { session: whileOpen, inTransaction: false, onAppend: () => context.appended.ring() },
+    queue,
+  );
   return {
     name: "postgres",
-    ...ports(
-      context,
-      { session: whileOpen, inTransaction: false, onAppend: () => context.appended.ring() },
-      queue,
-    ),
+    ...outside,
     start,
     transaction,
     broker,
     ping,
     prune: housekeeping.prune,
+    async watermark() {
+      return await watermarkStatus(whileOpen, { schema: quoted, position: await outside.events.head() });
+    },
     [Symbol.asyncDispose]: () => closing ??= parts.dispose(),
   };
 }

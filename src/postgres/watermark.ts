@@ -30,6 +30,8 @@ export interface HorizonRow extends SqlRow {
   readonly mark: string | null;
   /** Whether the server is a read-only replica. */
   readonly replica: boolean;
+  /** When the server began to run, as text. */
+  readonly began: string;
 }
 
 /** What this process knows about one table. */
@@ -54,11 +56,12 @@ export interface Watermark {
  */
 export const horizon = (table: string): string =>
   `newest as materialized (
-  select coalesce(max(pos), 0) as h, pg_is_in_recovery() as replica from ${table}
+  select coalesce(max(pos), 0) as h, pg_is_in_recovery() as replica, pg_postmaster_start_time()::text as began
+  from ${table}
 ), mark as materialized (
-  select h, replica, case when h > $2::bigint and not replica then pg_current_xact_id()::text::bigint end as x from newest
+  select h, replica, began, case when h > $2::bigint and not replica then pg_current_xact_id()::text::bigint end as x from newest
 ), horizon as materialized (
-  select h as newest, x as mark, replica, greatest($1::bigint, (
+  select h as newest, x as mark, replica, began, greatest($1::bigint, (
     select max(p.h) from (select h, x from mark union all select * from unnest($3::bigint[], $4::bigint[])) p(h, x)
     where p.x <= pg_snapshot_xmin(pg_current_snapshot())::text::bigint
   )) as safe from mark
@@ -72,6 +75,7 @@ const NEVER = 2n ** 63n - 1n;
 export function watermark(): Watermark {
   let safe = 0n;
   let pairs: Array<{ readonly h: bigint; readonly x: bigint }> = []; // ascending in h
+  let began: string | undefined;
 
   return {
     values({ mayMark }) {
@@ -80,6 +84,9 @@ export function watermark(): Watermark {
     },
     learn(row) {
       if (row.replica) throw onReplica();
+      // Another server, perhaps a restored copy, counts its xids differently.
+      if (began !== row.began) pairs = [];
+      began = row.began;
       const found = BigInt(row.safe);
       if (found > safe) safe = found;
       const made = row.mark === null ? undefined : { h: BigInt(row.newest), x: BigInt(row.mark) };

@@ -69,8 +69,15 @@ describe("watermark", () => {
       (error) => isMillstreamError(error, "UNSUPPORTED"),
     );
   });
+
+  test("forgets its pairs when another server answers, which may count its xids differently", () => {
+    const mark = watermark();
+    mark.learn(row({ safe: "5", newest: "10", mark: "700" }));
+    mark.learn(row({ safe: "5", newest: "10", began: "one o'clock" }));
+    assert.deepEqual(mark.values({ mayMark: true }), [5n, 5n, [], []]);
+  });
 });
 
 function row(fields: Partial<HorizonRow>): HorizonRow {
-  return { safe: "0", newest: "0", mark: null, replica: false, ...fields };
+  return { safe: "0", newest: "0", mark: null, replica: false, began: "noon", ...fields };
 }

@@ -23,7 +23,7 @@ export function eventReads(
   context: StoreContext,
   { session, inTransaction }: Scope,
 ): Pick<EventStore, "readStream" | "readAll" | "head" | "has"> {
-  const { schema, clock, intervals, watermark, appended } = context;
+  const { schema, clock, intervals, watermark, continuity, appended } = context;
 
   async function readStream(
     stream: string,
@@ -81,8 +81,11 @@ export function eventReads(
       end,
       ...filters,
     ]);
-    const safe = rows[0] ? watermark.learn(rows[0]) : 0n;
+    const [horizon] = rows;
+    const safe = horizon ? watermark.learn(horizon) : 0n;
+    if (horizon) await continuity.check(session, horizon, after);
     const events = rows.filter((row) => row.pos !== null).map(storedEvent);
+    continuity.saw(events);
     const lookedTo = events.length === options.limit
       ? events.at(-1)?.position ?? after
       : safe < end

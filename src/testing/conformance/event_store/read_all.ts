@@ -125,6 +125,27 @@ export function readAllTests({ test }: StoreSuite): void {
     await rejects(events.readAll(0n, { limit: 1, category: "" }), "INVALID_ARGUMENT", "an empty category");
   });
 
+  test("refuses a position behind all events, which would wait for ever", async (world) => {
+    const { events } = world.store;
+    const end = await world.end();
+    for (const after of [end + 1_000_000n, 2n ** 62n]) {
+      const error = await rejects(
+        events.readAll(after, { limit: 1 }),
+        "INVALID_ARGUMENT",
+        `a read after ${after}`,
+      );
+      equal(error.details.after, String(after), "details");
+    }
+    for (const after of [-1n, 2n ** 64n, 1 as unknown as bigint]) {
+      await rejects(events.readAll(after, { limit: 1 }), "INVALID_ARGUMENT", `a read after ${after}`);
+    }
+    deepEqual(
+      await events.readAll(end, { limit: 1 }),
+      { events: [], position: end },
+      "a read after the last one",
+    );
+  });
+
   test("moves on past events that do not match", async (world) => {
     const { events } = world.store;
     const start = await world.end();
