@@ -3,12 +3,16 @@ import { after, test } from "node:test";
 import { brokerConformance } from "../../src/testing/conformance/broker.ts";
 import type { eventStoreConformance } from "../../src/testing/conformance/event_store.ts";
 import type { storeConformance } from "../../src/testing/conformance/store.ts";
+import type { TestRunner } from "../../src/testing/runner.ts";
 import type { Broker } from "../../src/ports/broker.ts";
 import type { PostgresStore } from "../../src/postgres/mod.ts";
 import { type StoreOpener, uniqueSchema } from "./postgres_fixture.ts";
 
 /** Runs the suite of the broker port. */
-export async function testBroker({ name, skip, open, restart, drop, end }: StoreOpener): Promise<void> {
+export async function testBroker(
+  { name, skip, open, restart, drop, end }: StoreOpener,
+  register: TestRunner = test,
+): Promise<void> {
   if (skip) return void test(`${name}: the conformance suite of the broker`, { skip }, () => {});
   const schema = uniqueSchema("broker");
   after(async () => {
@@ -16,7 +20,7 @@ export async function testBroker({ name, skip, open, restart, drop, end }: Store
     await end();
   });
   await brokerConformance({
-    test,
+    test: register,
     name,
     async create() {
       const stores: PostgresStore[] = [];
@@ -51,6 +55,7 @@ export async function testBroker({ name, skip, open, restart, drop, end }: Store
 export async function testStore(
   conformance: typeof eventStoreConformance | typeof storeConformance,
   { name, skip, open, restart, drop, end }: StoreOpener,
+  register: TestRunner = test,
 ): Promise<void> {
   if (skip) {
     return void test(
@@ -65,7 +70,7 @@ export async function testStore(
     await end();
   });
   await conformance({
-    test,
+    test: register,
     name,
     async create() {
       const stores: PostgresStore[] = [];

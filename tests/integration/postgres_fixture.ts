@@ -16,7 +16,7 @@ import {
   type PostgresStore,
   type StoreOptions,
 } from "../../src/postgres/mod.ts";
-import { service } from "../support/require.ts";
+import { type Service, service } from "../support/require.ts";
 import { startPostgres } from "../support/servers.ts";
 
 /** The shared server. */
@@ -48,7 +48,7 @@ export async function dropSchema(schema: string): Promise<void> {
 
 /** One way to open stores. */
 export interface StoreOpener {
-  readonly name: "postgres" | "pg" | "pglite";
+  readonly name: "postgres" | "pg" | "pglite" | "postgres 18";
   readonly skip: string | false;
   /** A started store on the schema, as a process of its own would have it (PGlite: on the same instance). */
   open(schema: string, options?: StoreOptions): Promise<PostgresStore>;
@@ -67,12 +67,14 @@ export const openers = {
   pglite: pgliteOpener(),
 };
 
-/** Stores on a private server that can be killed. */
-export async function privateOpener(): Promise<StoreOpener> {
-  const { skip } = service("postgres-server");
-  const own = skip ? undefined : await startPostgres();
+/** Stores on a private server that can be killed; of the binaries in a folder, or of those of this machine. */
+export async function privateOpener(
+  { url: bin, skip }: Service = service("postgres-server"),
+  name: StoreOpener["name"] = "postgres",
+): Promise<StoreOpener> {
+  const own = skip ? undefined : await startPostgres({ bin });
   return {
-    name: "postgres",
+    name,
     skip,
     open: (schema, options) => started(postgres({ ...options, url: own?.url ?? "", schema })),
     async restart() {

@@ -12,7 +12,7 @@ import { appendFileSync } from "node:fs";
 import process from "node:process";
 import { natsBinary, rabbitmqBinary } from "./brokers.ts";
 import { elasticmqLibs, kafkaLibs } from "./java_brokers.ts";
-import { postgresBinaries, redisBinary } from "./servers.ts";
+import { postgres18Binaries, postgresBinaries, redisBinary } from "./servers.ts";
 
 /**
  * A running server that tests share (`redis`), or a binary to start private ones for tests that stop and kill theirs
@@ -38,6 +38,7 @@ const SOURCES = {
   "sqs": () => process.env.SQS_URL,
   "redis-server": redisBinary,
   "postgres-server": postgresBinaries,
+  "postgres-18": postgres18Binaries,
   "rabbitmq-server": rabbitmqBinary,
   "nats-server": natsBinary,
   "kafka-server": kafkaLibs,

