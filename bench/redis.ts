@@ -9,10 +9,12 @@
  */
 import { Redis } from "ioredis";
 import * as v from "valibot";
-import { type Broker, type EncodedMessage, event, millstream } from "../mod.ts";
+import { type Broker, type Delivery, type EncodedMessage, event, millstream } from "../mod.ts";
 import { redis } from "../src/redis/mod.ts";
 import { inBatches, makeEvents, type Tally, tally, TYPE } from "./events.ts";
 import { type Measured, type Prepared, timed, verify } from "./harness.ts";
+import { openQueue, openWorker } from "./redis_bullmq.ts";
+import { type Clean, latency, singles } from "./redis_singles.ts";
 
 const BATCH = 100;
 const GROUP = "bench";
@@ -32,28 +34,46 @@ interface Line extends AsyncDisposable {
 export async function prepareRedis(url: string, count: number): Promise<Prepared> {
   const run = (open: (prefix: string) => Promise<Line>) => async (): Promise<Measured> =>
     await move(open, url, count);
+  const clean: Clean = async (work) => {
+    const prefix = `bench-${crypto.randomUUID()}`;
+    try {
+      return await work(prefix);
+    } finally {
+      await removeKeys(url, prefix);
+    }
+  };
   const size = makeEvents(1)[0]?.body.length;
   return {
     about: await about(url),
-    questions: [{
-      name: `redis: publish, handle, ack (batches of ${BATCH}, ${size} bytes)`,
-      unit: "events/s",
-      contenders: [
-        {
-          name: "ioredis: XADD pipelined, XREADGROUP, XACK",
-          run: run((prefix) => ioredisLine(url, prefix, false)),
-        },
-        {
-          name: "ioredis: same, reading on while acknowledging",
-          run: run((prefix) => ioredisLine(url, prefix, true)),
-        },
-        { name: "millstream: publish, pull, ack", run: run((prefix) => brokerLine(url, prefix)) },
-        {
-          name: `millstream: app.on, concurrency ${BATCH}`,
-          run: run((prefix) => applicationLine(url, prefix)),
-        },
-      ],
-    }],
+    questions: [
+      {
+        name: `redis: publish, handle, ack (batches of ${BATCH}, ${size} bytes)`,
+        unit: "events/s",
+        contenders: [
+          {
+            name: "ioredis: XADD pipelined, XREADGROUP, XACK",
+            run: run((prefix) => ioredisLine(url, prefix, false)),
+          },
+          {
+            name: "ioredis: same, reading on while acknowledging",
+            run: run((prefix) => ioredisLine(url, prefix, true)),
+          },
+          { name: "millstream: publish, pull, ack", run: run((prefix) => brokerLine(url, prefix, false)) },
+          {
+            name: "millstream: same, pulling on while acknowledging",
+            run: run((prefix) => brokerLine(url, prefix, true)),
+          },
+          {
+            name: `millstream: app.on, concurrency ${BATCH}`,
+            run: run((prefix) => applicationLine(url, prefix)),
+          },
+          { name: `bullmq: addBulk, concurrency ${BATCH}`, run: run((prefix) => bullLine(url, prefix)) },
+        ],
+      },
+      singles(url, count / 4, clean),
+      latency(url, 50, clean),
+      latency(url, 99, clean),
+    ],
   };
 }
 
@@ -144,16 +164,26 @@ async function ioredisLine(url: string, prefix: string, ahead: boolean): Promise
   };
 }
 
-/** The calls of the broker port. */
-async function brokerLine(url: string, prefix: string): Promise<Line> {
+/**
+ * The calls of the broker port.
+ *
+ * @param ahead Whether the next batch is asked for before this one is handled and acknowledged.
+ */
+async function brokerLine(url: string, prefix: string, ahead: boolean): Promise<Line> {
   const broker = redis({ url, prefix });
   const subscription = await broker.subscribe(TOPIC, GROUP);
   return {
     publish: (batch) => broker.publish(TOPIC, batch),
     async consume(all) {
+      const pull = (): Promise<readonly Delivery[]> => subscription.pull(BATCH, { waitMs: PATIENCE_MS });
+      let taken = 0;
+      let next: Promise<readonly Delivery[]> | undefined;
       while (!all.done) {
-        const deliveries = await subscription.pull(BATCH, { waitMs: PATIENCE_MS });
+        const deliveries = await (next ?? pull());
         if (deliveries.length === 0) throw nothingCame();
+        taken += deliveries.length;
+        next = ahead && taken < all.count ? pull() : undefined;
+        next?.catch(() => {}); // should this batch fail before anybody waits for the next one
         for (const { body } of deliveries) all.handle(JSON.parse(body).data.number);
         all.acked(deliveries.length - (await subscription.ack(deliveries)).length);
       }
@@ -189,6 +219,40 @@ async function applicationLine(url: string, prefix: string): Promise<Line> {
       }),
     left: async () => await leftIn(broker),
     [Symbol.asyncDispose]: () => app.close(),
+  };
+}
+
+async function bullLine(url: string, prefix: string): Promise<Line> {
+  const queue = await openQueue(url, prefix);
+  let all: Tally | undefined;
+  let finish = (): void => {};
+  const worker = await openWorker(url, prefix, {
+    concurrency: BATCH,
+    handle: (body) => all?.handle(JSON.parse(body).data.number),
+    completed() {
+      all?.acked(1);
+      if (all?.done) finish();
+    },
+  });
+  return {
+    publish: (batch) => queue.addBulk(batch.map(({ body }) => ({ name: TYPE, data: body }))),
+    consume: (given) =>
+      new Promise((resolve, reject) => {
+        all = given;
+        const timer = setTimeout(() => reject(nothingCame()), PATIENCE_MS);
+        finish = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      }),
+    async left() {
+      const { waiting = 0, active = 0 } = await queue.getJobCounts("waiting", "active");
+      return waiting + active;
+    },
+    async [Symbol.asyncDispose]() {
+      await worker.close();
+      await queue.close();
+    },
   };
 }
 

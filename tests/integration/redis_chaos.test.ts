@@ -60,12 +60,11 @@ test(
         const seen = new Set((await notes()).map(({ id }) => id));
         return accepted.every((id) => seen.has(id));
       }, { withinMs: 60_000, everyMs: 200 });
-      const group = redis({ url: server.url, prefix });
       await eventually(async () => {
-        const [status] = await group.groups();
-        return status?.ready === 0 && status.inFlight === 0 && status.delayed === 0;
+        const left = await leftOvers();
+        if (left === "0 0 0") return true;
+        throw new Error(`ready, in flight, delayed: ${left}`);
       }, { withinMs: 30_000, everyMs: 100 });
-      await group[Symbol.asyncDispose]();
     } finally {
       for (const worker of workers) await worker.kill9();
       await broker[Symbol.asyncDispose]();
@@ -100,6 +99,16 @@ test(
     }
     const late = all.filter((note) => note.late).length;
     console.log(JSON.stringify({ ...counts, handled: byId.size, handledAgain: again.length, late }));
+
+    async function leftOvers(): Promise<string> {
+      const direct = redis({ url: server.url, prefix });
+      try {
+        const [status] = await direct.groups();
+        return `${status?.ready} ${status?.inFlight} ${status?.delayed}`;
+      } finally {
+        await direct[Symbol.asyncDispose]();
+      }
+    }
 
     /** Publishes one after the other for each key, again with the same id until it is accepted. */
     async function publishAll(): Promise<void> {
