@@ -53,7 +53,7 @@ export function singles(url: string, count: number, clean: Clean): Question {
         return {
           publish: ({ body }) => client.xadd(prefix, "*", "body", body),
           arrived: () => client.xlen(prefix),
-          [Symbol.asyncDispose]: async () => client.disconnect(),
+          [Symbol.asyncDispose]: () => Promise.resolve(client.disconnect()),
         };
       }),
       contender("millstream: publish", async (prefix) => {
@@ -116,8 +116,9 @@ export function latency(url: string, percentile: number, clean: Clean): Question
         return {
           publish: ({ body }) => writer.xadd(prefix, "*", "body", body),
           arrived: () => Promise.resolve(0),
-          async [Symbol.asyncDispose]() {
+          [Symbol.asyncDispose]() {
             for (const client of [writer, reader]) client.disconnect();
+            return Promise.resolve();
           },
         };
       }),
