@@ -148,6 +148,8 @@ export {
   type RunOnceResult,
 } from "./src/idempotency/idempotent.ts";
 
+export { type HandledContext, handledOnce, type HandledOnceOptions } from "./src/idempotency/handled_once.ts";
+
 // Ports, for those who bring their own store or broker.
 export type {
   Broker,

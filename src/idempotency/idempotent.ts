@@ -62,8 +62,10 @@ export async function runOnce(
       const result = await runWithLease({ keys, key, epoch: begun.epoch, leaseMs, ttlMs, clock }, operation);
       return { result, replayed: false };
     }
-    if (clock.monotonic() >= until) throw inProgress();
-    await sleep(clock, 50);
+    const leftMs = until - clock.monotonic();
+    if (leftMs <= 0) throw inProgress();
+    if (keys.changed) await keys.changed(key, { waitMs: Math.min(leftMs, 1_000) });
+    else await sleep(clock, 50);
   }
 }
 

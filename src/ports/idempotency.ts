@@ -4,6 +4,8 @@
  * @module
  */
 
+import type { Abortable } from "../core/clock.ts";
+
 /** What {@linkcode IdempotencyKeys.begin} found. */
 export type IdempotencyState =
   /** This caller runs the operation, with this fencing token. */
@@ -24,6 +26,12 @@ export interface IdempotencyKeys {
    * @param leaseMs How long the claim holds without renewal, by the store's clock.
    */
   begin(key: string, fingerprint: string, leaseMs: number): Promise<IdempotencyState>;
+
+  /**
+   * Resolves when a key that was running may have changed, at the latest after `waitMs`: to look again then. Absent
+   * where nothing tells; who waits looks again by itself.
+   */
+  changed?(key: string, options: Abortable & { readonly waitMs: number }): Promise<void>;
 
   /** More time for a running operation. False if the claim was lost. */
   renew(key: string, epoch: number, leaseMs: number): Promise<boolean>;

@@ -24,6 +24,8 @@ export type { ClusterOptions } from "./cluster.ts";
 export { sentinelDriver } from "./sentinel.ts";
 export type { SentinelOptions } from "./sentinel.ts";
 export type { Durability } from "./durability.ts";
+export { redisIdempotency } from "./idempotency.ts";
+export type { RedisIdempotency, RedisIdempotencyOptions } from "./idempotency.ts";
 export { ioredisDriver } from "./ioredis.ts";
 export type { IoredisOptions } from "./ioredis.ts";
 export type { RedisPublishOptions } from "./publisher.ts";

@@ -5,7 +5,7 @@
  * @module
  */
 import { checkpointTests } from "./store/checkpoints.ts";
-import { idempotencyTests } from "./store/idempotency.ts";
+import { idempotencyTests, idempotencyTransactionTests } from "./store/idempotency.ts";
 import { inboxTests } from "./store/inbox.ts";
 import { leaseTests } from "./store/leases.ts";
 import { outboxTests } from "./store/outbox.ts";
@@ -45,4 +45,5 @@ export async function storeConformance(options: StoreConformanceOptions): Promis
   snapshotTests(suite);
   sagaTests(suite);
   idempotencyTests(suite);
+  idempotencyTransactionTests(suite);
 }

@@ -95,7 +95,10 @@ export function idempotencyTests({ test }: StoreSuite): void {
       return (await idempotency.begin(key, "other", 60_000)).state === "started";
     });
   });
+}
 
+/** Registers the test of keys that are part of a store. */
+export function idempotencyTransactionTests({ test }: StoreSuite): void {
   test("idempotency: a result commits with its transaction, or not at all", async ({ store, ...world }) => {
     const key = world.unique("key");
     const epoch = await start(store.idempotency, key, 60_000);
