@@ -88,7 +88,16 @@ export {
   type Deciders,
   type Decision,
   type Evolvers,
+  type SnapshotOptions,
 } from "./src/sourcing/aggregate.ts";
+export {
+  aggregateOf,
+  AggregateRoot,
+  type AppliedEvent,
+  type Repository,
+  repository,
+  type RootParts,
+} from "./src/sourcing/aggregate_root.ts";
 export {
   type ProjectedEvent,
   type ProjectedOf,

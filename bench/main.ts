@@ -10,16 +10,18 @@ import { parseArgs } from "node:util";
 import { type Figure, type Prepared, race, table } from "./harness.ts";
 import { preparePostgres } from "./postgres.ts";
 import { preparePostgresBroker } from "./postgres_broker.ts";
+import { prepareProjections } from "./projections.ts";
 import { prepareRedis } from "./redis.ts";
 import { prepareSagas } from "./sagas.ts";
 
 const USAGE =
-  "npm run bench -- [--only=redis|postgres|broker|sagas] [--rounds=5] [--quick] [--json] [--runtime=node|node24|bun|deno]";
+  "npm run bench -- [--only=redis|postgres|broker|sagas|projections] [--rounds=5] [--quick] [--json] [--runtime=node|node24|bun|deno]";
 const SUBJECTS = {
   redis: "REDIS_URL",
   postgres: "DATABASE_URL",
   broker: "DATABASE_URL",
   sagas: "DATABASE_URL",
+  projections: "DATABASE_URL",
 } as const;
 type Subject = keyof typeof SUBJECTS;
 
@@ -64,6 +66,7 @@ async function prepare(subject: Subject, url: string, scale: number): Promise<Pr
   if (subject === "redis") return await prepareRedis(url, 20_000 * scale);
   if (subject === "postgres") return await preparePostgres(url, scale);
   if (subject === "sagas") return await prepareSagas(url, scale);
+  if (subject === "projections") return await prepareProjections(url, 100_000 * scale);
   return await preparePostgresBroker(url, 20_000 * scale);
 }
 

@@ -10,6 +10,7 @@ import type {
   AnyQuery,
   DataOf,
   EventDefinition,
+  NewEvent,
   ResultOf,
   TopicDefinition,
 } from "../core/definition.ts";
@@ -64,6 +65,14 @@ export interface Millstream extends AsyncDisposable {
     events: readonly ParsedEvent[],
     options?: Abortable,
   ): Promise<{ readonly ids: readonly string[] }>;
+
+  /**
+   * Appends events to a stream and, after the commit, publishes them. Idempotent by their ids.
+   *
+   * @param expected What the stream must look like. @default "any"
+   * @throws `CONCURRENCY_CONFLICT`, `VALIDATION_FAILED`
+   */
+  append(stream: string, events: readonly NewEvent[], expected?: ExpectedVersion): Promise<AppendResult>;
 
   /** Appends events that came from outside to a stream, validated, and publishes them after the commit. Types must be declared. */
   appendEvents(
@@ -121,6 +130,12 @@ export interface Millstream extends AsyncDisposable {
     data: DataOf<C>,
     options?: MessageOptions,
   ): Promise<DispatchResult<ResultOf<C>>>;
+
+  /** An aggregate as it stands; at version 0 if nothing has happened to it. */
+  load<State>(
+    aggregate: Aggregate<State>,
+    id: string,
+  ): Promise<{ readonly state: State; readonly version: number }>;
 
   /**
    * Sends a command over the broker, to be run once by whichever process serves it. Resolves when the broker has it;

@@ -17,13 +17,12 @@ import { effectsOnDemand } from "../messaging/effects.ts";
 import { inherited } from "../messaging/factory.ts";
 import type { UnitOptions } from "../messaging/unit_of_work.ts";
 import { type Aggregate, streamOf } from "../sourcing/aggregate.ts";
-import { handleCommand } from "../sourcing/handle_command.ts";
 import type { StorePorts } from "../ports/store.ts";
 import type { HandleOptions, Millstream, UseAggregateOptions } from "./application.ts";
 import type { Parts } from "./parts.ts";
 
 /** Everything about commands. */
-export interface Commanding extends Pick<Millstream, "dispatch"> {
+export interface Commanding extends Pick<Millstream, "dispatch" | "load"> {
   useAggregate(aggregate: Aggregate, options: UseAggregateOptions): void;
   handle(
     definition: AnyCommand,
@@ -32,9 +31,15 @@ export interface Commanding extends Pick<Millstream, "dispatch"> {
   ): void;
 }
 
+/** Loaded on demand: not all applications have aggregates. */
+const sourcing = (): Promise<typeof import("../sourcing/handle_command.ts")> =>
+  import("../sourcing/handle_command.ts");
+
 /** Creates it. `ask` is what handlers ask queries with. */
 export function commanding(parts: Parts, ask: Millstream["ask"]): Commanding {
-  const { store, factory, clock, random, registry, commands, committed } = parts;
+  const { store, factory, clock, random, observer, registry, commands, committed } = parts;
+
+  const loading = { events: store.events, snapshots: store.snapshots, observer };
 
   function useAggregate(aggregate: Aggregate, { id }: UseAggregateOptions): void {
     for (const definition of aggregate.events.values()) registry.declare(definition);
@@ -42,8 +47,9 @@ export function commanding(parts: Parts, ask: Millstream["ask"]): Commanding {
       if (definition.resultSchema) throw resultOfAggregate(aggregate.name, definition.type);
       commands.register(definition, async (command) => {
         const stream = checkText("stream", streamOf(aggregate, id(command.data)));
+        const { handleCommand } = await sourcing();
         const { version, position } = await handleCommand(
-          { events: store.events, factory, clock, random },
+          { ...loading, factory, clock, random },
           aggregate,
           stream,
           command,
@@ -137,7 +143,15 @@ export function commanding(parts: Parts, ask: Millstream["ask"]): Commanding {
     return await commands.dispatch(command) as DispatchResult<never>;
   }
 
-  return { useAggregate, handle, dispatch };
+  return {
+    useAggregate,
+    handle,
+    dispatch,
+    async load(aggregate, id) {
+      const stream = checkText("stream", streamOf(aggregate as Aggregate<never>, id));
+      return await (await sourcing()).load(loading, aggregate, stream);
+    },
+  };
 }
 
 type HandleRun = (

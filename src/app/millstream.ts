@@ -92,7 +92,7 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
     committed: () => run.committed(),
   };
   const { answer, ask } = asking(parts);
-  const { useAggregate, handle, dispatch } = commanding(parts, ask);
+  const { useAggregate, handle, dispatch, load } = commanding(parts, ask);
   const sagas = saving(parts, options.sagas ?? {});
   const run = running(parts, ask, sagas);
   const over = remote(parts, newId, run.own);
@@ -157,6 +157,7 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
       return app;
     },
     dispatch,
+    load,
     ask,
     startSaga: sagas.startSaga,
     sagas: sagas.sagas,

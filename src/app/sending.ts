@@ -12,7 +12,7 @@ import { eventsForStream, eventsForTopic } from "./outside.ts";
 import type { Parts } from "./parts.ts";
 
 /** The application's members that send events. */
-export type Sending = Pick<Millstream, "publish" | "publishEvents" | "appendEvents">;
+export type Sending = Pick<Millstream, "publish" | "publishEvents" | "append" | "appendEvents">;
 
 /** Creates them. */
 export function sending({ store, broker, factory, registry, limits, observer, committed }: Parts): Sending {
@@ -47,6 +47,14 @@ export function sending({ store, broker, factory, registry, limits, observer, co
     },
     async publishEvents(topic, parsed, options = {}) {
       return { ids: await send(topic, await eventsForTopic(registry, topic, parsed, limits), options) };
+    },
+    async append(stream, events, expected = "any") {
+      const encoded = await Promise.all(
+        events.map((event) => factory.toAppend(event, { subject: stream, ...event.options })),
+      );
+      const [result] = await store.events.append([{ stream, expected, events: encoded }]);
+      committed();
+      return result!;
     },
     async appendEvents(stream, parsed, expected) {
       const events = await eventsForStream(registry, stream, parsed, limits);

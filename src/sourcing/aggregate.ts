@@ -3,10 +3,12 @@
  *
  * @module
  */
+import { checkRange } from "../core/backoff.ts";
 import type { AnyCommand, AnyEvent, DataOf, NewEvent } from "../core/definition.ts";
 import type { MillstreamError } from "../core/errors.ts";
 import type { Message } from "../core/message.ts";
 import { checkName } from "../core/names.ts";
+import type { Schema } from "../core/schema.ts";
 
 /** What a decision returns: events, none if nothing changes, or {@linkcode refuse} to say no. */
 export type Decision = readonly NewEvent[] | MillstreamError;
@@ -43,6 +45,21 @@ export interface AggregateParts<
   readonly decide: Deciders<State, Commands>;
   /** Pure and total: it never refuses what has happened. */
   readonly evolve: Evolvers<State, Events>;
+  /** The state's schema: a snapshot that does not match it is not used. @default any state */
+  readonly state?: Schema<unknown, State>;
+  /** Keeps the state of long streams, so that not all events are read each time. @default none */
+  readonly snapshots?: SnapshotOptions;
+}
+
+/** Options of {@linkcode AggregateParts.snapshots}. */
+export interface SnapshotOptions {
+  /** A snapshot is made when this many events were folded since the last one. */
+  readonly every: number;
+  /**
+   * Snapshots of another version are not used. They are not either when the source text of `evolve` or the version of
+   * an event has changed; raise this when `evolve` calls something that has. @default 1
+   */
+  readonly version?: number;
 }
 
 /** An aggregate. */
@@ -52,9 +69,18 @@ export interface Aggregate<State = unknown> {
   readonly name: string;
   readonly commands: readonly AnyCommand[];
   readonly events: ReadonlyMap<string, AnyEvent>;
-  readonly initial: () => State;
+  readonly initial: (id?: string) => State;
+  readonly snapshots: SnapshotPolicy | undefined;
   decide(command: Message, state: State): Decision;
   evolve(state: State, event: Message): State;
+}
+
+/** How an aggregate's snapshots are made and recognised. */
+export interface SnapshotPolicy {
+  readonly every: number;
+  /** All that the state depends on beside the events. Snapshots made under another one are not used. */
+  readonly fold: string;
+  readonly state: Schema | undefined;
 }
 
 /**
@@ -80,13 +106,24 @@ export function aggregate<
   parts: AggregateParts<State, Commands, Events>,
 ): Aggregate<State> {
   const decide = parts.decide as Readonly<Record<string, (command: Message, state: State) => Decision>>;
+  const { snapshots, state } = parts;
+  if (snapshots) checkRange("snapshots.every", snapshots.every, 1, 1_000_000, true);
   const evolve = parts.evolve as Readonly<Record<string, (state: State, event: Message) => State>>;
   return {
     kind: "aggregate",
     name: checkName("aggregate name", name),
     commands: parts.commands,
     events: new Map(parts.events.map((event) => [event.type, event])),
-    initial: parts.initial,
+    initial: () => parts.initial(),
+    snapshots: snapshots && {
+      every: snapshots.every,
+      state: state as Schema | undefined,
+      fold: [
+        name,
+        snapshots.version ?? 1,
+        ...parts.events.map(({ type, version }) => `${type}/${version} ${evolve[type]}`),
+      ].join("\n"),
+    },
     decide: (command, state) => decide[command.type]!(command, state),
     evolve: (state, event) => evolve[event.type]!(state, event),
   };

@@ -19,6 +19,7 @@ const ON_DEMAND = [
   "../cqrs/remote/serve.ts",
   "../sagas/runtime.ts",
   "../sourcing/caught_up.ts",
+  "../sourcing/handle_command.ts",
   "./inline_append.ts",
   "../sourcing/projection_runner.ts",
   "../sourcing/projections.ts",
