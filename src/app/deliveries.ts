@@ -6,16 +6,16 @@
  */
 import { decodeMessage, type MessageLimits } from "../core/codec.ts";
 import { upgrade } from "../core/definition.ts";
-import { uuidv5 } from "../core/ids.ts";
 import type { Message } from "../core/message.ts";
 import type { Observer } from "../core/observer.ts";
 import type { Clock } from "../core/clock.ts";
 import type { HandleOne } from "../messaging/consumer.ts";
 import type { HandlerContext } from "../messaging/context.ts";
-import { type EffectsOnDemand, effectsOnDemand } from "../messaging/effects.ts";
-import { inherited, type MessageFactory } from "../messaging/factory.ts";
-import type { Attempt } from "../messaging/in_hand.ts";
+import { commit, rollback, type UnitOnDemand } from "../messaging/effects.ts";
+import type { MessageFactory } from "../messaging/factory.ts";
+import { type Attempt, throwIfAborted } from "../messaging/in_hand.ts";
 import type { Store } from "../ports/store.ts";
+import { HANDLED_BEFORE, handlerContext } from "./handler_context.ts";
 import type { GroupMember, MessageHandler } from "./members.ts";
 
 /** What handling deliveries needs. */
@@ -31,108 +31,110 @@ export interface DeliveryParts {
   readonly ask: HandlerContext["ask"];
 }
 
-/** Handles the deliveries of one group member. */
-export function deliveryHandler(parts: DeliveryParts, member: GroupMember): HandleOne {
-  const { store, factory, clock, observer, limits } = parts;
-  const { topic, group } = member;
-  const again = new Error("Handled before");
+/** One try of one message by its handler. */
+export interface Try extends UnitOnDemand {
+  readonly parts: DeliveryParts;
+  readonly attempt: Attempt;
+  readonly message: Message;
+  /** Commands that were sent so far. */
+  commands: number;
+  readonly started: number;
+}
 
-  // Written without `async`: what has nothing to wait for is done when this returns, and most has not.
+/**
+ * Handles the deliveries of one group member. Written without `async` and without closures of its own: what has nothing
+ * to wait for is done when it returns, and every message passes here.
+ */
+export function deliveryHandler(parts: DeliveryParts, member: GroupMember): HandleOne {
   return (attempt) => {
     const { delivery } = attempt;
-    const started = clock.monotonic();
-    const raw = decodeMessage(delivery.body, limits);
-    const { type, id } = raw;
-    const route = member.byType.get(type);
-    const handler = route?.handler ?? member.anyType;
-    if (!handler) return observer({ kind: "ignored", topic, group, type, id });
-    if (delivery.redelivered || delivery.attempt > 1) return unlessSeen();
-    return withMessage(handler);
-
-    async function unlessSeen(): Promise<void> {
-      const seen = await store.inbox.seen(group, [id]);
-      if (seen.has(id)) return observer({ kind: "duplicate", topic, group, id });
-      return await withMessage(handler!);
+    const started = parts.clock.monotonic();
+    const message = decodeMessage(delivery.body, parts.limits);
+    const handler = member.byType.get(message.type)?.handler ?? member.anyType;
+    if (!handler) {
+      const { type, id } = message;
+      return parts.observer({ kind: "ignored", topic: member.topic, group: member.group, type, id });
     }
-
-    function withMessage(handler: MessageHandler): void | Promise<void> {
-      const message = route ? upgrade(route.definition, raw) : raw;
-      return message instanceof Promise ? message.then((one) => run(handler, one)) : run(handler, message);
+    if (delivery.redelivered || delivery.attempt > 1) {
+      return unlessHandled(parts, member, handler, attempt, message, started);
     }
-
-    function run(handler: MessageHandler, message: Message): void | Promise<void> {
-      const effects = effectsOnDemand(store, factory, () => ({
-        inherit: inherited(message),
-        idFor: (index) => uuidv5(`${group}/${id}/${index}`),
-        before: async (ports) => {
-          if (!(await ports.inbox.record(group, id))) throw again;
-        },
-        // Once more at the last moment: opening the transaction may have taken long.
-        after: () => Promise.resolve(attempt.throwIfAborted()),
-      }));
-      let result: unknown;
-      try {
-        result = handler(message, handlerContext(parts, attempt, message, effects));
-      } catch (failure) {
-        return finish(effects, Promise.reject(failure));
-      }
-      return isThenable(result) || effects.hasBegun ? finish(effects, result) : handled();
-    }
-
-    async function finish(effects: EffectsOnDemand, result: unknown): Promise<void> {
-      try {
-        await result;
-        attempt.throwIfAborted(); // a lease lost or a timeout: another try may be under way, this one commits nothing
-        if ((await effects.commit())?.published) parts.committed();
-      } catch (failure) {
-        await effects.rollback(failure);
-        if (failure === again) return observer({ kind: "duplicate", topic, group, id });
-        throw failure;
-      }
-      handled();
-    }
-
-    function handled(): void {
-      const durationMs = clock.monotonic() - started;
-      observer({ kind: "handled", topic, group, type, id, attempt: delivery.attempt, durationMs });
-    }
+    return upgraded(parts, member, handler, attempt, message, started);
   };
+}
+
+async function unlessHandled(
+  parts: DeliveryParts,
+  member: GroupMember,
+  handler: MessageHandler,
+  attempt: Attempt,
+  message: Message,
+  started: number,
+): Promise<void> {
+  const seen = await parts.store.inbox.seen(member.group, [message.id]);
+  if (seen.has(message.id)) return duplicate(parts, attempt, message);
+  return await upgraded(parts, member, handler, attempt, message, started);
+}
+
+function upgraded(
+  parts: DeliveryParts,
+  member: GroupMember,
+  handler: MessageHandler,
+  attempt: Attempt,
+  raw: Message,
+  started: number,
+): void | Promise<void> {
+  const route = member.byType.get(raw.type);
+  const message = route ? upgrade(route.definition, raw) : raw;
+  return message instanceof Promise
+    ? message.then((later) => run(handler, newTry(parts, attempt, later, started)))
+    : run(handler, newTry(parts, attempt, message, started));
+}
+
+function newTry(parts: DeliveryParts, attempt: Attempt, message: Message, started: number): Try {
+  return { parts, attempt, message, started, commands: 0, unit: undefined, hasEnded: false };
+}
+
+function run(handler: MessageHandler, one: Try): void | Promise<void> {
+  let result: unknown;
+  try {
+    result = handler(one.message, handlerContext(one));
+  } catch (failure) {
+    if (!one.unit) throw failure;
+    result = Promise.reject(failure);
+  }
+  if (one.unit || isThenable(result)) return finish(one, result);
+  one.hasEnded = true;
+  handled(one);
+}
+
+async function finish(one: Try, result: unknown): Promise<void> {
+  try {
+    await result;
+    throwIfAborted(one.attempt); // a lease lost or a timeout: another try may be under way, this one commits nothing
+    if ((await commit(one))?.published) one.parts.committed();
+  } catch (failure) {
+    await rollback(one, failure);
+    if (failure === HANDLED_BEFORE) return duplicate(one.parts, one.attempt, one.message);
+    throw failure;
+  }
+  handled(one);
+}
+
+function handled({ parts, attempt: { delivery }, message: { type, id }, started }: Try): void {
+  const { topic, group, attempt } = delivery;
+  const durationMs = parts.clock.monotonic() - started;
+  parts.observer({ kind: "handled", topic, group, type, id, attempt, durationMs });
+}
+
+function duplicate(
+  { observer }: DeliveryParts,
+  { delivery: { topic, group } }: Attempt,
+  { id }: Message,
+): void {
+  observer({ kind: "duplicate", topic, group, id });
 }
 
 function isThenable(value: unknown): value is PromiseLike<unknown> {
   return typeof value === "object" && value !== null &&
     typeof (value as PromiseLike<unknown>).then === "function";
-}
-
-function handlerContext(
-  { factory, dispatch, ask }: DeliveryParts,
-  attempt: Attempt,
-  message: Message,
-  effects: EffectsOnDemand,
-): HandlerContext {
-  const { topic, group, attempt: number } = attempt.delivery;
-  const idempotencyKey = `${group}/${message.id}`;
-  let commands = 0;
-  return {
-    topic,
-    group,
-    attempt: number,
-    idempotencyKey,
-    ask,
-    publish: effects.publish,
-    send: effects.send,
-    append: effects.append,
-    get sql() {
-      return effects.sql;
-    },
-    get signal() {
-      return attempt.signal;
-    },
-    async dispatch(command, data, options = {}) {
-      attempt.throwIfAborted(); // a try that was given up sends nothing more
-      const id = await uuidv5(`${idempotencyKey}/command/${commands++}`);
-      const own = { ...inherited(message), id, ...options };
-      return await dispatch(await factory.command(command, data, own)) as never;
-    },
-  };
 }

@@ -5,7 +5,7 @@
  * @module
  */
 import { describe, isMillstreamError, MillstreamError } from "./errors.ts";
-import { type JsonLimits, MAX_DEPTH, scanJson, stringifyStrict } from "./json.ts";
+import { checkJson, type JsonLimits, MAX_DEPTH, scanJson, stringifyStrict } from "./json.ts";
 import type { EncodedMessage, Message } from "./message.ts";
 import { checkHeaderName, checkText } from "./names.ts";
 
@@ -81,7 +81,15 @@ const FIELD_LIST = Object.entries(FIELDS);
  * @throws `MALFORMED_MESSAGE`, `PAYLOAD_TOO_DEEP` or `PAYLOAD_TOO_LARGE`, and nothing else, whatever the bytes.
  */
 export function decodeMessage<Data = unknown>(body: string, limits: MessageLimits = {}): Message<Data> {
-  return parseEvent<Data>(body, limits).message;
+  checkSize(body, limits.maxBytes ?? MAX_BYTES);
+  checkJson(body, envelope(limits));
+  const event = parseObject(body);
+  return messageFromAttributes(event, event.data as Data ?? null as Data);
+}
+
+/** The envelope is a level of its own. */
+function envelope({ maxDepth = MAX_DEPTH }: MessageLimits): JsonLimits {
+  return { maxDepth: maxDepth + 1 };
 }
 
 /** A decoded event with the exact text of its data. */
@@ -94,7 +102,7 @@ export interface ParsedEvent<Data = unknown> {
 /** As {@linkcode decodeMessage}, and keeps the text of the data. */
 export function parseEvent<Data = unknown>(body: string, limits: MessageLimits = {}): ParsedEvent<Data> {
   checkSize(body, limits.maxBytes ?? MAX_BYTES);
-  const spans = scanJson(body, { maxDepth: (limits.maxDepth ?? MAX_DEPTH) + 1 }); // the envelope is a level of its own
+  const spans = scanJson(body, envelope(limits));
   const event = parseObject(body);
   const span = spans.get("data");
   const dataText = span ? body.slice(...span).trim() : "null";
@@ -136,7 +144,8 @@ export function messageFromAttributes<Data>(
   }
   const message: Record<string, unknown> = { data };
   const headers: Record<string, string> = {};
-  for (const [name, value] of Object.entries(attributes)) {
+  for (const name of Object.keys(attributes)) {
+    const value = attributes[name];
     if (value === null || value === undefined) continue; // CloudEvents: null is the same as absent
     const field = Object.hasOwn(FIELDS, name) ? FIELDS[name] : undefined;
     if (field) message[field] = textAttribute(name, value, 512);

@@ -116,16 +116,31 @@ export type MemberSpans = Map<string, readonly [start: number, end: number]>;
  * @throws `PAYLOAD_TOO_DEEP`, or `MALFORMED_MESSAGE` with `details.key`.
  */
 export function scanJson(text: string, limits: JsonLimits = {}): MemberSpans {
-  const maxDepth = limits.maxDepth ?? MAX_DEPTH;
   const members: MemberSpans = new Map();
-  const keys: Array<Set<string> | undefined> = []; // one per open bracket; undefined = array
-  let member: { name: string; start: number } | undefined;
+  scan(text, limits, members);
+  return members;
+}
+
+/** As {@linkcode scanJson}, for those who only want to know that it may be parsed. */
+export function checkJson(text: string, limits: JsonLimits): void {
+  scan(text, limits, undefined);
+}
+
+/** The keys of an object so far. A list until there are many: most objects are small, and every message passes here. */
+type Keys = string[] | Set<string>;
+const MANY_KEYS = 16;
+
+function scan(text: string, limits: JsonLimits, members: MemberSpans | undefined): void {
+  const maxDepth = limits.maxDepth ?? MAX_DEPTH;
+  const keys: Array<Keys | undefined> = []; // one per open bracket; undefined = array
+  let name: string | undefined;
+  let start = 0;
 
   for (let at = 0; at < text.length; at++) {
     switch (text.charCodeAt(at)) {
       case 0x7b: // {
       case 0x5b: // [
-        keys.push(text[at] === "{" ? new Set() : undefined);
+        keys.push(text[at] === "{" ? [] : undefined);
         if (keys.length > maxDepth) throw tooDeep(maxDepth);
         break;
       case 0x7d: // }
@@ -140,9 +155,12 @@ export function scanJson(text: string, limits: JsonLimits = {}): MemberSpans {
         const end = endOfString(text, at);
         const colon = skipSpace(text, end + 1);
         if (text.charCodeAt(colon) === 0x3a) {
-          const key = readKey(text.slice(at, end + 1));
-          noteKey(keys[keys.length - 1], key);
-          if (keys.length === 1) member = { name: key, start: colon + 1 };
+          const key = readKey(text.slice(at + 1, end));
+          noteKey(keys, key);
+          if (keys.length === 1) {
+            name = key;
+            start = colon + 1;
+          }
           at = colon;
         } else {
           at = end;
@@ -150,11 +168,10 @@ export function scanJson(text: string, limits: JsonLimits = {}): MemberSpans {
       }
     }
   }
-  return members;
 
   function endMember(at: number): void {
-    if (member) members.set(member.name, [member.start, at]);
-    member = undefined;
+    if (name !== undefined) members?.set(name, [start, at]);
+    name = undefined;
   }
 }
 
@@ -214,21 +231,29 @@ function tooMany(maxElements: number): MillstreamError {
   );
 }
 
-function noteKey(seen: Set<string> | undefined, key: string): void {
-  if (key !== "__proto__" && !seen?.has(key)) return void seen?.add(key);
+/** Notes a key of the innermost object. */
+function noteKey(keys: Array<Keys | undefined>, key: string): void {
+  const seen = keys[keys.length - 1];
+  if (!seen) return; // not JSON, which the parser finds out
+  const isSet = seen instanceof Set;
+  if (key !== "__proto__" && !(isSet ? seen.has(key) : seen.includes(key))) {
+    if (isSet) seen.add(key);
+    else if (seen.push(key) > MANY_KEYS) keys[keys.length - 1] = new Set(seen);
+    return;
+  }
   const why = key === "__proto__" ? "would change prototypes" : "stands twice in one object";
   throw new MillstreamError("MALFORMED_MESSAGE", `Cannot accept JSON: key ${describe(key)} ${why}`, {
     details: { key },
   });
 }
 
-/** The key a JSON string literal stands for; the literal itself where it is not valid, which `JSON.parse` reports. */
-function readKey(literal: string): string {
-  if (!literal.includes("\\")) return literal.slice(1, -1);
+/** The key that stands between quotes; as it stands there where it is not valid, which `JSON.parse` reports. */
+function readKey(quoted: string): string {
+  if (!quoted.includes("\\")) return quoted;
   try {
-    return JSON.parse(literal) as string;
+    return JSON.parse(`"${quoted}"`) as string;
   } catch {
-    return literal;
+    return quoted;
   }
 }
 

@@ -60,9 +60,9 @@ export function startConsumer(
   const topic = checkName("topic", target.topic);
   const group = checkName("group", target.group);
   const name = `${topic}/${group}`;
-  const hand = emptyHand();
+  const hand = emptyHand(ended);
   const running = runs(clock, options.timeoutMs, (entry) => {
-    entry.abort(timedOut(entry.delivery, options.timeoutMs));
+    hand.abort(entry, timedOut(entry.delivery, options.timeoutMs));
   });
   // A broker that keeps keys apart in the whole group leaves nothing to keep apart here.
   const lanes = broker.features.keyOrder ? undefined : keyLanes<InHand>();
@@ -182,7 +182,7 @@ export function startConsumer(
       return ended(entry, toError(thrown));
     }
     if (!(handling instanceof Promise)) return ended(entry, undefined);
-    entry.onAbort = (reason) => ended(entry, reason);
+    entry.isRunning = true;
     running.add(entry);
     handling.then(() => ended(entry, undefined), (thrown) => ended(entry, toError(thrown)));
   }
@@ -191,8 +191,8 @@ export function startConsumer(
   function ended(entry: InHand, failure: Error | undefined): void {
     if (entry.isEnded) return;
     entry.isEnded = true;
-    entry.onAbort = undefined;
-    running.remove(entry);
+    if (entry.isRunning) running.remove(entry);
+    entry.isRunning = false;
     settle(entry, failure);
     const tookMs = clock.monotonic() - entry.beganAt;
     usualMs = usualMs === Infinity ? tookMs : usualMs + (tookMs - usualMs) / 16;

@@ -10,16 +10,73 @@ import type { Effects } from "./context.ts";
 import type { MessageFactory } from "./factory.ts";
 import { unitOfWork, type UnitOptions, type UnitOutcome } from "./unit_of_work.ts";
 
-/** The effects of one try. */
+/** The effects of one try: plain data, as one is made for every message. */
+export interface UnitOnDemand {
+  /** Present when a unit of work has begun. */
+  unit: Unit | undefined;
+  hasEnded: boolean;
+}
+
+interface Unit {
+  readonly effects: Effects;
+  readonly outcome: Promise<UnitOutcome<void>>;
+  succeed(): void;
+  fail(failure: unknown): void;
+}
+
+/** The effects of the unit of work, which begins now if it had not. @throws `CLOSED` after the end */
+export function begun(
+  demand: UnitOnDemand,
+  store: Store,
+  factory: MessageFactory,
+  options: () => UnitOptions,
+): Effects {
+  if (demand.unit) return demand.unit.effects;
+  if (demand.hasEnded) {
+    throw new MillstreamError("CLOSED", "Cannot use the context after its handler has ended");
+  }
+  demand.unit = beginUnit(store, factory, options());
+  return demand.unit.effects;
+}
+
+function beginUnit(store: Store, factory: MessageFactory, options: UnitOptions): Unit {
+  let effects: Effects | undefined;
+  let succeed = (): void => {};
+  let fail = (_failure: unknown): void => {};
+  const ended = new Promise<void>((resolve, reject) => {
+    succeed = resolve;
+    fail = reject;
+  });
+  const outcome = unitOfWork(store, factory, options, (given) => {
+    effects = given;
+    return ended;
+  });
+  outcome.catch(() => {}); // reported by who ends it
+  return { effects: effects!, outcome, succeed, fail };
+}
+
+/** The handler has ended well: commits. `undefined` if there is nothing to commit. */
+export function commit(demand: UnitOnDemand): Promise<UnitOutcome<void>> | undefined {
+  demand.hasEnded = true;
+  demand.unit?.succeed();
+  return demand.unit?.outcome;
+}
+
+/** The handler has failed: commits nothing. Resolves when that is certain. */
+export async function rollback(demand: UnitOnDemand, failure: unknown): Promise<void> {
+  demand.hasEnded = true;
+  demand.unit?.fail(failure);
+  await demand.unit?.outcome.catch(() => {});
+}
+
+/** Effects of one try, for those who make few. */
 export interface EffectsOnDemand extends Effects {
-  /** Whether a unit of work has begun. */
-  readonly hasBegun: boolean;
-  /** Begins one now, as there is something to commit even if the handler has no effects. */
+  /** Begins a unit of work now, as there is something to commit even if the handler has no effects. */
   begin(): void;
   /** The handler has ended well: commits. `undefined` if there is nothing to commit. */
   commit(): Promise<UnitOutcome<void>> | undefined;
   /** The handler has failed: commits nothing. Resolves when that is certain. */
-  rollback(failure: unknown): Promise<void> | undefined;
+  rollback(failure: unknown): Promise<void>;
 }
 
 /** No effects yet. `options` is called when there are. */
@@ -28,50 +85,17 @@ export function effectsOnDemand(
   factory: MessageFactory,
   options: () => UnitOptions,
 ): EffectsOnDemand {
-  let effects: Effects | undefined;
-  let outcome: Promise<UnitOutcome<void>> | undefined;
-  let succeed = (): void => {};
-  let fail = (_failure: unknown): void => {};
-  let hasEnded = false;
-
-  function begun(): Effects {
-    if (effects) return effects;
-    if (hasEnded) throw new MillstreamError("CLOSED", "Cannot use the context after its handler has ended");
-    const ended = new Promise<void>((resolve, reject) => {
-      succeed = resolve;
-      fail = reject;
-    });
-    outcome = unitOfWork(store, factory, options(), (given) => {
-      effects = given;
-      return ended;
-    });
-    outcome.catch(() => {}); // reported by who ends it
-    return effects!;
-  }
-
+  const demand: UnitOnDemand = { unit: undefined, hasEnded: false };
+  const effects = (): Effects => begun(demand, store, factory, options);
   return {
-    get hasBegun() {
-      return outcome !== undefined;
-    },
-    begin: () => void begun(),
-    // deno-lint-ignore require-await -- rejects instead of throwing
-    publish: async (...call) => begun().publish(...call),
-    // deno-lint-ignore require-await -- rejects instead of throwing
-    send: async (...call) => begun().send(...call),
-    // deno-lint-ignore require-await -- rejects instead of throwing
-    append: async (...call) => begun().append(...call),
+    begin: () => void effects(),
+    publish: async (...call) => await effects().publish(...call),
+    send: async (...call) => await effects().send(...call),
+    append: async (...call) => await effects().append(...call),
     get sql() {
-      return begun().sql;
+      return effects().sql;
     },
-    commit() {
-      hasEnded = true;
-      succeed();
-      return outcome;
-    },
-    rollback(failure) {
-      hasEnded = true;
-      fail(failure);
-      return outcome?.then(() => {}, () => {});
-    },
+    commit: () => commit(demand),
+    rollback: (failure) => rollback(demand, failure),
   };
 }

@@ -7,13 +7,25 @@ import type { Clock } from "../core/clock.ts";
 import { MillstreamError } from "../core/errors.ts";
 import type { Delivery } from "../ports/broker.ts";
 
-/** One try of one delivery, as its handler sees it. */
+/** One try of one delivery: plain data, as one is made for every message. */
 export interface Attempt {
   readonly delivery: Delivery;
-  /** Aborts with `LEASE_LOST`, `HANDLER_TIMEOUT`, or at shutdown with `ABORTED`. Made when it is first asked for. */
-  readonly signal: AbortSignal;
-  /** Throws the reason, if it was aborted. */
-  throwIfAborted(): void;
+  /** Why it was aborted, if it was: `LEASE_LOST`, `HANDLER_TIMEOUT`, or at shutdown `ABORTED`. */
+  reason: Error | undefined;
+  /** Made when a handler first asks for the signal: most never do, and it costs more than all the rest. */
+  controller: AbortController | undefined;
+}
+
+/** The signal of a try. */
+export function signalOf(attempt: Attempt): AbortSignal {
+  attempt.controller ??= new AbortController();
+  if (attempt.reason) attempt.controller.abort(attempt.reason);
+  return attempt.controller.signal;
+}
+
+/** Throws the reason, if it was aborted. */
+export function throwIfAborted({ reason }: Attempt): void {
+  if (reason) throw reason;
 }
 
 /** A delivery in hand. */
@@ -22,16 +34,12 @@ export interface InHand extends Attempt {
   readonly takenAt: number;
   /** When its handler began, monotonic. */
   beganAt: number;
-  /** Why it was aborted, if it was. */
-  readonly reason: Error | undefined;
   /** Whether it is decided what becomes of it. */
   isEnded: boolean;
   /** Called when that is decided. */
   onEnded: (() => void) | undefined;
-  /** Called once when the handling is to end early. Set while the handler runs. */
-  onAbort: ((reason: Error) => void) | undefined;
-  /** Aborts the handling. The second time does nothing. */
-  abort(reason: Error): void;
+  /** Whether a handler runs that an abort must not wait for. */
+  isRunning: boolean;
 }
 
 /** What a consumer has in hand. */
@@ -43,20 +51,39 @@ export interface Hand {
   remove(delivery: Delivery): void;
   /** Aborts the delivery's handling with `LEASE_LOST`. False if it is not in hand. */
   lose(delivery: Delivery): boolean;
+  /** Aborts the handling of one. The second time does nothing. */
+  abort(entry: InHand, reason: Error): void;
   /** Aborts the handling of all. */
   abortAll(reason: Error): void;
   all(): Delivery[];
 }
 
-/** An empty {@linkcode Hand}. */
-export function emptyHand(): Hand {
+/** An empty {@linkcode Hand}. `onAborted` is told when a running handler is not to be waited for any longer. */
+export function emptyHand(onAborted: (entry: InHand, reason: Error) => void): Hand {
   const held = new Map<string, InHand>();
+
+  function abort(entry: InHand, reason: Error): void {
+    if (entry.reason) return;
+    entry.reason = reason;
+    entry.controller?.abort(reason);
+    if (entry.isRunning) onAborted(entry, reason);
+  }
+
   return {
     get size() {
       return held.size;
     },
     add(delivery, takenAt) {
-      const entry = inHand(delivery, takenAt);
+      const entry: InHand = {
+        delivery,
+        reason: undefined,
+        controller: undefined,
+        takenAt,
+        beganAt: takenAt,
+        isEnded: false,
+        onEnded: undefined,
+        isRunning: false,
+      };
       held.set(delivery.token, entry);
       return entry;
     },
@@ -64,48 +91,18 @@ export function emptyHand(): Hand {
     lose(delivery) {
       const lost = held.get(delivery.token);
       held.delete(delivery.token);
-      lost?.abort(
-        new MillstreamError("LEASE_LOST", `Cannot go on with message "${delivery.id}": its lease was lost`),
-      );
+      if (lost) {
+        const why = `Cannot go on with message "${delivery.id}": its lease was lost`;
+        abort(lost, new MillstreamError("LEASE_LOST", why));
+      }
       return lost !== undefined;
     },
+    abort,
     abortAll(reason) {
-      for (const entry of [...held.values()]) entry.abort(reason);
+      for (const entry of [...held.values()]) abort(entry, reason);
     },
     all: () => Array.from(held.values(), ({ delivery }) => delivery),
   };
-}
-
-function inHand(delivery: Delivery, takenAt: number): InHand {
-  // Most handlers never ask for the signal, and a controller costs more than all else that is made for a message.
-  let controller: AbortController | undefined;
-  let why: Error | undefined;
-  const entry: InHand = {
-    delivery,
-    takenAt,
-    beganAt: takenAt,
-    isEnded: false,
-    onAbort: undefined,
-    onEnded: undefined,
-    get reason() {
-      return why;
-    },
-    get signal() {
-      controller ??= new AbortController();
-      if (why) controller.abort(why);
-      return controller.signal;
-    },
-    throwIfAborted() {
-      if (why) throw why;
-    },
-    abort(reason) {
-      if (why) return;
-      why = reason;
-      controller?.abort(reason);
-      entry.onAbort?.(reason);
-    },
-  };
-  return entry;
 }
 
 /** What runs, with one timer for all of it: as every try has the same time, the first to begin is the first to be late. */
