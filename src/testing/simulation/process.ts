@@ -27,32 +27,27 @@ export interface SimulatedProcess {
   kill(): void;
 }
 
-/** What writes. Only there can a crash leave something half done; between two of them all moments are alike. */
-const WRITES: ReadonlySet<string> = new Set([
-  "events.append",
-  "events.appendMany",
-  "outbox.add",
-  "outbox.markSent",
-  "inbox.record",
-  "checkpoints.advance",
-  "projections.save",
-  "projections.park",
-  "snapshots.save",
-  "leases.acquire",
-  "leases.release",
-  "sagas.create",
-  "sagas.claim",
-  "sagas.save",
-  "idempotency.begin",
-  "idempotency.complete",
-  "idempotency.abandon",
-  "store.commit",
-  "broker.publish",
-  "subscription.ack",
-  "subscription.retry",
-  "subscription.deadLetter",
-  "subscription.release",
-  "subscription.begin",
+/**
+ * What writes nothing, or only makes a lease last. Everything else is a boundary: only there can a crash leave something
+ * half done, and between two of them all moments are alike.
+ */
+const READS: ReadonlySet<string> = new Set([
+  ...[
+    "load",
+    "list",
+    "get",
+    "count",
+    "parked",
+    "countParked",
+    "signals",
+    "pending",
+    "oldestAgeMs",
+    "seen",
+    "changed",
+  ],
+  ...["readStream", "readAll", "readMatching", "describeStream", "head", "has", "read"],
+  ...["subscribe", "pull", "lag", "groups", "ping", "status"],
+  ...["renew", "extend", "assert"],
 ]);
 
 /**
@@ -113,7 +108,8 @@ export function simulatedProcess(
         const boundary = `${name}.${String(member)}`;
         return async (...call: unknown[]) => {
           const work = async (): Promise<unknown> => await value.apply(target, call);
-          if (WRITES.has(boundary)) return await step(boundary, work, lost);
+          const isWrite = typeof member === "string" && !READS.has(member);
+          if (isWrite) return await step(boundary, work, lost);
           await awake();
           const result = await work();
           await awake();
