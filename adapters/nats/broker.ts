@@ -23,6 +23,7 @@ import { countDead, natsDeadLetters } from "./dead_letters.ts";
 import { connectNats, type NatsConnection } from "./driver.ts";
 import { FEATURES } from "./features.ts";
 import { link } from "./link.ts";
+import { topicLog } from "./log.ts";
 import { toNats, type Wire } from "./message.ts";
 import { sender } from "./sender.ts";
 import { type ConsumerInfo, filtersSubjects, type StreamOptions, streams } from "./streams.ts";
@@ -277,6 +278,7 @@ export function nats(options: NatsOptions): Broker {
     };
   }
 
+  const log = topicLog({ link: server, streams: names, clock });
   const letters = natsDeadLetters({
     link: server,
     streams: names,
@@ -293,6 +295,7 @@ export function nats(options: NatsOptions): Broker {
       redrive: whileOpen("redrive a dead letter", letters.redrive),
       remove: whileOpen("remove a dead letter", letters.remove),
     },
+    log: { read: whileOpen("read", log.read) },
     groups: whileOpen("list groups", groups),
     ping: whileOpen("ping", () => server.api<void>("reach JetStream", "INFO").then(() => {})),
     [Symbol.asyncDispose]: () => closing ??= close(),

@@ -11,6 +11,7 @@ import { isMillstreamError } from "../../src/core/errors.ts";
 import type { DeadLetter, DeadLetterFilter, DeadLetters } from "../../src/ports/dead_letters.ts";
 import type { NatsHeaders } from "./driver.ts";
 import type { Link } from "./link.ts";
+import { readStored, type Stored } from "./stored.ts";
 import { copyOf, toDeadLetter, type Wire } from "./message.ts";
 import type { Streams } from "./streams.ts";
 
@@ -20,18 +21,6 @@ export interface DeadLetterParts {
   readonly streams: Streams;
   /** Puts a copy into a group, confirmed. */
   readonly send: (topic: string, group: string, copy: Wire) => Promise<void>;
-}
-
-/** A message as the API hands it out. */
-interface Stored {
-  readonly message: {
-    readonly subject: string;
-    readonly seq: number;
-    /** Base 64. */
-    readonly hdrs?: string;
-    /** Base 64. */
-    readonly data?: string;
-  };
 }
 
 interface Found {
@@ -47,10 +36,10 @@ export function natsDeadLetters({ link, streams, send }: DeadLetterParts): DeadL
   async function look(request: Readonly<Record<string, unknown>>): Promise<Found | undefined> {
     await streams.ensureDead();
     try {
-      const { message } = await link.api<Stored>("look at dead letters", `STREAM.MSG.GET.${name}`, request);
-      const [, topic = "", group = ""] = message.subject.split(".").map(streams.name);
-      const raw = { headers: readHeaders(bytes(message.hdrs)), data: bytes(message.data) };
-      return { seq: message.seq, raw, letter: toDeadLetter(raw, { topic, group, seq: message.seq }) };
+      const stored = await link.api<Stored>("look at dead letters", `STREAM.MSG.GET.${name}`, request);
+      const { subject, seq, raw } = readStored(stored);
+      const [, topic = "", group = ""] = subject.split(".").map(streams.name);
+      return { seq, raw, letter: toDeadLetter(raw, { topic, group, seq }) };
     } catch (error) {
       if (isMillstreamError(error, "NOT_FOUND")) return undefined;
       throw error;
@@ -152,18 +141,4 @@ function matches(letter: DeadLetter, { type, error, before }: DeadLetterFilter):
 function parse(deadLetterId: string): number | undefined {
   const seq = /^[1-9]\d{0,15}$/.test(deadLetterId) ? Number(deadLetterId) : NaN;
   return Number.isSafeInteger(seq) ? seq : undefined;
-}
-
-function bytes(base64 = ""): Uint8Array {
-  const binary = atob(base64);
-  return Uint8Array.from(binary, (character) => character.charCodeAt(0));
-}
-
-function readHeaders(block: Uint8Array): NatsHeaders {
-  const read = new Map<string, string>();
-  for (const line of new TextDecoder().decode(block).split("\r\n").slice(1)) {
-    const colon = line.indexOf(":");
-    if (colon > 0) read.set(line.slice(0, colon), line.slice(colon + 1).trim());
-  }
-  return { code: 0, description: "", keys: () => [...read.keys()], get: (name) => read.get(name) ?? "" };
 }

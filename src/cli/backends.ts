@@ -22,13 +22,14 @@ export interface Backends {
 }
 
 /**
- * `DATABASE_URL` is Postgres, and without it PGlite keeps everything in `DATA_DIR` (`.millstream`). `REDIS_URL` is Redis
- * Streams, and without it the store carries the messages.
+ * `DATABASE_URL` is Postgres, and without it PGlite keeps everything in `DATA_DIR` (`.millstream`). `BROKER_URL` says by
+ * its scheme which broker carries the messages, `REDIS_URL` is the same for Redis Streams, and without both the store
+ * does.
  */
 export async function backends(): Promise<Backends> {
-  const { DATABASE_URL, REDIS_URL } = process.env;
-  const broker = REDIS_URL ? redis({ url: REDIS_URL }) : undefined;
-  const carried = broker ? "Redis Streams" : "the store's own broker";
+  const { DATABASE_URL, BROKER_URL, REDIS_URL } = process.env;
+  const url = BROKER_URL || REDIS_URL;
+  const { broker, name: carried } = url ? await brokerAt(url) : OWN;
   if (DATABASE_URL) {
     return {
       store: postgres({ url: DATABASE_URL }),
@@ -52,6 +53,42 @@ export async function backends(): Promise<Backends> {
       await unlock();
     },
   };
+}
+
+interface Carrier {
+  readonly broker: Broker | undefined;
+  readonly name: string;
+}
+
+const OWN: Carrier = { broker: undefined, name: "the store's own broker" };
+
+/** The broker at an address. Only its own adapter is loaded. */
+async function brokerAt(url: string): Promise<Carrier> {
+  const scheme = url.slice(0, Math.max(0, url.indexOf(":")));
+  switch (scheme) {
+    case "redis":
+    case "rediss":
+      return { broker: redis({ url }), name: "Redis Streams" };
+    case "amqp":
+    case "amqps": {
+      const { rabbitmq } = await import("../../adapters/rabbitmq/mod.ts");
+      return { broker: rabbitmq({ url }), name: "RabbitMQ" };
+    }
+    case "nats":
+    case "tls": {
+      const { nats } = await import("../../adapters/nats/mod.ts");
+      return { broker: nats({ url }), name: "NATS JetStream" };
+    }
+    case "kafka":
+    case "kafkas": {
+      const { kafka } = await import("../../adapters/kafka/mod.ts");
+      return { broker: kafka({ url }), name: "Kafka" };
+    }
+  }
+  // Without the address, which may have a password in it.
+  throw new Error(
+    `Cannot use BROKER_URL with scheme "${scheme}": expected redis://, amqp://, nats:// or kafka://`,
+  );
 }
 
 async function loadPGlite(): Promise<typeof import("@electric-sql/pglite")> {

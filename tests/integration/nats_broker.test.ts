@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import process from "node:process";
 import { after, test } from "node:test";
+import { connect } from "@nats-io/transport-node";
 import { nats } from "../../adapters/nats/mod.ts";
 import { brokerConformance } from "../../src/testing/conformance/broker.ts";
 import { startNats } from "../support/brokers.ts";
@@ -20,11 +21,11 @@ if (binary.skip) {
     patienceMs: 20_000,
     create() {
       const prefix = `t${randomUUID().slice(0, 8)}`;
-      const connect = () => nats({ url: server.url, prefix });
-      const broker = connect();
+      const open = () => nats({ url: server.url, prefix });
+      const broker = open();
       return Promise.resolve({
         broker,
-        secondConnection: () => Promise.resolve(connect()),
+        secondConnection: () => Promise.resolve(open()),
         // Takes long and depends on the server, not on the runtime: once is enough.
         ...isNode24 && {
           async restart() {
@@ -32,6 +33,11 @@ if (binary.skip) {
             await server.restart();
             return broker;
           },
+        },
+        async trim(topic) {
+          const plain = await connect({ servers: server.url });
+          await plain.request(`$JS.API.STREAM.PURGE.${prefix}=topic=${topic}`);
+          await plain.close();
         },
         dispose: async () => await broker[Symbol.asyncDispose](),
       });

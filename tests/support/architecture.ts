@@ -60,7 +60,14 @@ export const RULES: Readonly<Record<string, Rule>> = {
     types: ["src/app"],
   },
   "src/cli": {
-    folders: [...EVERYTHING, "mod.ts"],
+    folders: [
+      ...EVERYTHING,
+      "adapters/kafka",
+      "adapters/rabbitmq",
+      "adapters/sqs",
+      "adapters/nats",
+      "mod.ts",
+    ],
     packages: ["hono", "@hono/node-server", "valibot", "@electric-sql/pglite"],
     node: true,
     computed: true, // the user's own application module

@@ -58,7 +58,11 @@ async function showFeed(running: Parameters<typeof feedGitHub>[0], address: stri
   if (!report) return console.log("GitHub webhooks: not sent, @octokit/webhooks-examples is not installed");
   const { sent, handled, deadLettered, different, perSecond } = report;
   console.log(
-    `GitHub webhooks: ${sent} sent, ${handled} handled, ${deadLettered} dead-lettered, ${different} with other bytes, ${perSecond}/s` +
+    `GitHub webhooks: ${sent} sent, ${handled} handled, ${deadLettered} dead-lettered, ${
+      different === undefined
+        ? "bytes not compared: the broker keeps no log"
+        : `${different} with other bytes`
+    }, ${perSecond}/s` +
       `\n  curl -s ${address}/queries/GitHubActivity`,
   );
 }

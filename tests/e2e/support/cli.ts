@@ -23,19 +23,25 @@ export interface CliOptions {
   readonly data?: string;
   readonly redis?: string;
   readonly postgres?: string;
+  /** Address of any broker. */
+  readonly broker?: string;
 }
 
 /** A start includes making a database cluster, on a machine that does other things as well. */
 export const START_MS = 60_000;
 
 /** Starts the command with any arguments, and without the servers of the test run. */
-export function runCli(args: readonly string[], { data, redis, postgres }: CliOptions = {}): ScriptProcess {
+export function runCli(
+  args: readonly string[],
+  { data, redis, postgres, broker }: CliOptions = {},
+): ScriptProcess {
   return startScript(new URL("../../../src/cli/main.ts", import.meta.url), {
     args,
     env: {
       ...(data === undefined ? {} : { DATA_DIR: data }),
       REDIS_URL: redis ?? "",
       DATABASE_URL: postgres ?? "",
+      BROKER_URL: broker ?? "",
       PORT: "",
       HOST: "",
     },
