@@ -98,7 +98,7 @@ test(
       (await manager.consumers.info("gone=topic=orders", "billing")).num_waiting > 0
     );
     // The server may stumble over the consumer's folder, which is still written to; the consumer is gone all the same.
-  await manager.consumers.delete("gone=topic=orders", "billing").catch(() => {});
+    await manager.consumers.delete("gone=topic=orders", "billing").catch(() => {});
     assert.deepEqual((await pulling).map(({ id }) => id), ["m1"]);
     assert.deepEqual(seen, ["data-loss-suspected"]);
     await plain.close();
