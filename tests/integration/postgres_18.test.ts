@@ -23,7 +23,9 @@ if (!skip) {
   await testBroker(shared, collect);
 }
 
-describe("the conformance suites", { skip }, () => {
-  for (const one of tests) test(...one);
-  if (skip) test("on Postgres 18", { skip }, () => {});
-});
+if (skip) test("the conformance suites", { skip }, () => {});
+else {
+  describe("the conformance suites", () => {
+    for (const one of tests) test(...one);
+  });
+}
