@@ -12,7 +12,7 @@ import { appendFileSync } from "node:fs";
 import process from "node:process";
 import { natsBinary, rabbitmqBinary } from "./brokers.ts";
 import { elasticmqLibs, kafkaLibs } from "./java_brokers.ts";
-import { postgres18Binaries, postgresBinaries, redisBinary } from "./servers.ts";
+import { pgbouncerBinary, postgres18Binaries, postgresBinaries, redisBinary } from "./servers.ts";
 
 /**
  * A running server that tests share (`redis`), or a binary to start private ones for tests that stop and kill theirs
@@ -39,6 +39,7 @@ const SOURCES = {
   "redis-server": redisBinary,
   "postgres-server": postgresBinaries,
   "postgres-18": postgres18Binaries,
+  "pgbouncer": pgbouncerBinary,
   "rabbitmq-server": rabbitmqBinary,
   "nats-server": natsBinary,
   "kafka-server": kafkaLibs,

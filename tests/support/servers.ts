@@ -192,6 +192,11 @@ export function postgres18Binaries(): string | undefined {
   return isExecutable(join(folder, "initdb")) ? folder : undefined;
 }
 
+/** Path of PgBouncer, if there is one. */
+export function pgbouncerBinary(): string | undefined {
+  return onPath("pgbouncer") || ["/usr/sbin/pgbouncer"].find(isExecutable);
+}
+
 /** Starts a server and resolves when it is ready. */
 export async function start(recipe: Recipe): Promise<PrivateServer> {
   let running = launch(recipe);
