@@ -8,20 +8,24 @@ import { arch, cpus, platform } from "node:os";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { type Figure, type Prepared, race, table } from "./harness.ts";
+import { prepareNats } from "./nats.ts";
 import { preparePostgres } from "./postgres.ts";
 import { preparePostgresBroker } from "./postgres_broker.ts";
 import { prepareProjections } from "./projections.ts";
+import { prepareRabbitmq } from "./rabbitmq.ts";
 import { prepareRedis } from "./redis.ts";
 import { prepareSagas } from "./sagas.ts";
 
 const USAGE =
-  "npm run bench -- [--only=redis|postgres|broker|sagas|projections] [--rounds=5] [--quick] [--json] [--runtime=node|node24|bun|deno]";
+  "npm run bench -- [--only=redis|postgres|broker|sagas|projections|rabbitmq|nats] [--rounds=5] [--quick] [--json] [--runtime=node|node24|bun|deno]";
 const SUBJECTS = {
   redis: "REDIS_URL",
   postgres: "DATABASE_URL",
   broker: "DATABASE_URL",
   sagas: "DATABASE_URL",
   projections: "DATABASE_URL",
+  rabbitmq: "RABBITMQ_URL",
+  nats: "NATS_URL",
 } as const;
 type Subject = keyof typeof SUBJECTS;
 
@@ -65,6 +69,8 @@ async function measure(subject: Subject, { rounds, quick }: Flags): Promise<Repo
 async function prepare(subject: Subject, url: string, scale: number): Promise<Prepared> {
   if (subject === "redis") return await prepareRedis(url, 20_000 * scale);
   if (subject === "postgres") return await preparePostgres(url, scale);
+  if (subject === "rabbitmq") return await prepareRabbitmq(url, 20_000 * scale);
+  if (subject === "nats") return await prepareNats(url, 20_000 * scale);
   if (subject === "sagas") return await prepareSagas(url, scale);
   if (subject === "projections") return await prepareProjections(url, 100_000 * scale);
   return await preparePostgresBroker(url, 20_000 * scale);
@@ -96,7 +102,11 @@ function readFlags(args: string[]): Flags {
     throw new Error(`Cannot use --rounds=${values.rounds}: expected a whole number from 1\n${USAGE}`);
   }
   const subjects = Object.keys(SUBJECTS) as Subject[];
-  const chosen = only === undefined ? subjects : subjects.filter((subject) => subject === only);
+  // Brokers behind adapters are measured where their server is, or where they are asked for.
+  const here = subjects.filter((subject) =>
+    !/^(rabbitmq|nats)$/.test(subject) || process.env[SUBJECTS[subject]]
+  );
+  const chosen = only === undefined ? here : subjects.filter((subject) => subject === only);
   if (chosen.length === 0) {
     throw new Error(`Cannot use --only=${only}: expected ${subjects.join(" or ")}\n${USAGE}`);
   }

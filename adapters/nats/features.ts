@@ -24,4 +24,9 @@ export const FEATURES: BrokerFeatures = Object.freeze({
     countsStarts: "the server counts what it handed out, not what was begun",
     reschedules: "a message in a stream cannot be changed",
   },
+  emulated: {
+    delay: "a message that comes before its time is handed back until then",
+    fencedAck:
+      "the server takes late acknowledgements; the lease runs in the consuming process, which refuses them",
+  },
 });

@@ -27,4 +27,10 @@ export const FEATURES: BrokerFeatures = Object.freeze({
     countsStarts: "the server counts what it handed out, not what was begun",
     reschedules: "a message in a queue can be reached from its head only",
   },
+  emulated: {
+    delay: "queues with a time to live, one for each length of time; late by a quarter at most",
+    fencedAck:
+      "the lease runs in the consuming process; a settlement travels on the channel its message came by",
+    listsGroups: "groups leave a note in a queue that is looked through",
+  },
 });

@@ -231,5 +231,9 @@ export interface BrokerFeatures {
   /** `Broker.scheduled` is there. */
   readonly reschedules: boolean;
   /** Why something above is false, by feature. Shown as the reason of skipped tests. */
-  readonly reasons: Readonly<Partial<Record<Exclude<keyof BrokerFeatures, "name" | "reasons">, string>>>;
+  readonly reasons: Readonly<
+    Partial<Record<Exclude<keyof BrokerFeatures, "name" | "reasons" | "emulated">, string>>
+  >;
+  /** How the implementation adds what the server does not do by itself, by feature that is true. */
+  readonly emulated?: BrokerFeatures["reasons"];
 }
