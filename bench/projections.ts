@@ -13,6 +13,7 @@ import { postgres } from "../src/postgres/mod.ts";
 import { systemClock } from "../src/core/clock.ts";
 import { waitFor } from "../src/sourcing/caught_up.ts";
 import { startProjection } from "../src/sourcing/projection_runner.ts";
+import { prepareEmmett } from "./emmett.ts";
 import { inBatches } from "./events.ts";
 import { type Measured, type Prepared, timed, verify } from "./harness.ts";
 
@@ -29,7 +30,9 @@ export async function prepareProjections(url: string, count: number): Promise<Pr
   const schema = `bench_${crypto.randomUUID().slice(0, 8)}`;
   const sql = postgresJs(url, { max: 4, onnotice: () => {} });
   const store = postgres({ url, schema });
+  const emmett = await prepareEmmett(sql, url, schema);
   const dispose = async (): Promise<void> => {
+    await emmett.dispose();
     await store[Symbol.asyncDispose]();
     await sql.unsafe(`drop schema if exists ${schema} cascade`);
     await sql.end();
@@ -37,6 +40,7 @@ export async function prepareProjections(url: string, count: number): Promise<Pr
   try {
     await store.start();
     await fill(store, count);
+    await emmett.fill(Math.ceil(count / 20));
     await sql.unsafe(
       `create table ${schema}.sums (account text primary key, sum float8 not null, events int not null)`,
     );
@@ -57,7 +61,11 @@ export async function prepareProjections(url: string, count: number): Promise<Pr
         name: `projections: catching up, ${PAGE} events per transaction`,
         unit: "events/s",
         contenders: [
-          { name: "postgres.js: cursor and upsert by hand", run: () => measured(() => byHand(sql, schema)) },
+          {
+            name: "postgres.js: cursor and upsert by hand",
+            run: () => measured(() => byCursor(sql, schema)),
+          },
+          { name: "postgres.js: pages and upsert by hand", run: () => measured(() => byPages(sql, schema)) },
           { name: "millstream: projection", run: () => measured(() => millstream(store, schema, 1)) },
           {
             name: "millstream: projection, 2 lanes",
@@ -79,24 +87,64 @@ const UPSERT = (schema: string): string =>
 select * from unnest($1::text[], $2::float8[], $3::int[])
 on conflict (account) do update set sum = s.sum + excluded.sum, events = s.events + excluded.events`;
 
-async function byHand(sql: postgresJs.Sql, schema: string): Promise<void> {
+/** One server-side cursor over all events. */
+async function byCursor(sql: postgresJs.Sql, schema: string): Promise<void> {
   const checkpoint = `by-hand-${crypto.randomUUID()}`;
-  const all = sql.unsafe(`select pos, type, body from ${schema}.events order by pos`);
-  await all.cursor(PAGE, async (rows) => {
-    const batch = rows.map(({ body }) => JSON.parse(body).data as { account: string; amount: number });
-    await sql.begin(async (transaction) => {
-      await transaction.unsafe(UPSERT(schema), fold(batch), { prepare: true });
-      await transaction.unsafe(
-        `insert into ${schema}.checkpoints (name, position) values ($1, $2)
-        on conflict (name) do update set position = excluded.position`,
-        [checkpoint, rows.at(-1)?.pos],
-        { prepare: true },
-      );
-    });
+  const all = sql.unsafe<Row[]>(`select pos, type, body from ${schema}.events order by pos`);
+  await all.cursor(PAGE, async (rows) => await applyByHand(sql, schema, { checkpoint, rows }));
+}
+
+/** One statement per page, the next page being read while this one is applied. */
+async function byPages(sql: postgresJs.Sql, schema: string): Promise<void> {
+  const checkpoint = `by-hand-${crypto.randomUUID()}`;
+  const read = async (after: string): Promise<readonly Row[]> =>
+    await sql.unsafe<Row[]>(
+      `select pos, type, body from ${schema}.events where pos > $1 order by pos limit ${PAGE}`,
+      [after],
+      { prepare: true },
+    );
+  for (let rows = await read("0"); rows.length > 0;) {
+    const [next] = await Promise.all([
+      read(rows.at(-1)!.pos),
+      applyByHand(sql, schema, { checkpoint, rows }),
+    ]);
+    rows = next;
+  }
+}
+
+interface Row {
+  readonly pos: string;
+  readonly type: string;
+  readonly body: string;
+}
+
+async function applyByHand(
+  sql: postgresJs.Sql,
+  schema: string,
+  { checkpoint, rows }: { readonly checkpoint: string; readonly rows: readonly Row[] },
+): Promise<void> {
+  const batch = rows.map(({ body }) => JSON.parse(body).data as Payment);
+  await sql.begin(async (transaction) => {
+    await transaction.unsafe(UPSERT(schema), fold(batch), { prepare: true });
+    await transaction.unsafe(
+      `insert into ${schema}.checkpoints (name, position) values ($1, $2)
+      on conflict (name) do update set position = excluded.position`,
+      [checkpoint, rows.at(-1)!.pos],
+      { prepare: true },
+    );
   });
 }
 
+interface Payment {
+  readonly account: string;
+  readonly amount: number;
+}
+
 async function millstream(store: ReturnType<typeof postgres>, schema: string, lanes: number): Promise<void> {
+  const [newest] = await store.sql<{ pos: string }>`select max(pos) as pos from ${
+    store.sql(`${schema}.events`)
+  }`;
+  const last = BigInt(newest!.pos);
   const Sums = projection(
     `sums-${crypto.randomUUID()}`,
     { on: [Paid], batchSize: PAGE, lanes },
@@ -110,7 +158,7 @@ async function millstream(store: ReturnType<typeof postgres>, schema: string, la
   const parts = { store, clock: systemClock, owner: crypto.randomUUID() };
   const loop = startProjection({ ...parts, observer: () => {} }, Sums);
   try {
-    await waitFor(parts, [Sums], await store.events.head(), { waitMs: 120_000 });
+    await waitFor(parts, [Sums], last, { waitMs: 120_000 });
   } finally {
     await loop.stop();
   }
@@ -119,7 +167,7 @@ async function millstream(store: ReturnType<typeof postgres>, schema: string, la
 type Columns = [accounts: string[], sums: number[], counts: number[]];
 
 /** The sums of a batch by account, as columns. */
-function fold(batch: ReadonlyArray<{ readonly account: string; readonly amount: number }>): Columns {
+function fold(batch: readonly Payment[]): Columns {
   const sums = new Map<string, { sum: number; count: number }>();
   for (const { account, amount } of batch) {
     const entry = sums.get(account) ?? { sum: 0, count: 0 };

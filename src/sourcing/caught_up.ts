@@ -8,7 +8,7 @@ import { MillstreamError } from "../core/errors.ts";
 import type { Store } from "../ports/store.ts";
 import type { Projection } from "./projection.ts";
 import { lowest, positionsOf } from "./projection_control.ts";
-import { typesOf, wanted } from "./projection_events.ts";
+import { selectionOf } from "./projection_events.ts";
 
 /**
  * Waits until all `projections` have seen `position`, or there is nothing for them up to there. Inline ones always have.
@@ -49,8 +49,8 @@ async function hasReached(store: Store, projection: Projection, position: bigint
   const reached = await positionOf(store, projection);
   if (reached >= position) return true;
   // Its checkpoint passes events of other types only now and then.
-  const page = await store.events.readAll(reached, { ...typesOf(projection), limit: 1 });
-  const [next] = page.events.filter(wanted(projection));
+  const page = await store.events.readAll(reached, { ...selectionOf(projection), limit: 1 });
+  const [next] = page.events;
   return page.position >= position && (!next || next.position > position);
 }
 

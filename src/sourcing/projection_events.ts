@@ -15,13 +15,16 @@ export function filterOf(
   projection: Projection,
   { lanes }: ProjectionBuild,
   lane: number,
-): Pick<AllReadOptions, "types" | "lane"> {
-  return { ...typesOf(projection), ...(lanes > 1 ? { lane: { index: lane, of: lanes } } : {}) };
+): Pick<AllReadOptions, "types" | "category" | "lane"> {
+  return { ...selectionOf(projection), ...(lanes > 1 ? { lane: { index: lane, of: lanes } } : {}) };
 }
 
-/** The types a projection takes, if not all. */
-export function typesOf({ events }: Projection): Pick<AllReadOptions, "types"> {
-  return events.size > 0 ? { types: [...events.keys()] } : {};
+/** The types and the category a projection takes, if not all. */
+export function selectionOf({ events, category }: Projection): Pick<AllReadOptions, "types" | "category"> {
+  return {
+    ...(events.size > 0 ? { types: [...events.keys()] } : {}),
+    ...(category === undefined ? {} : { category }),
+  };
 }
 
 /** Whether a projection takes an event. */

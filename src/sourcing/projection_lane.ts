@@ -20,7 +20,7 @@ import type { Sql } from "../ports/sql.ts";
 import type { Store } from "../ports/store.ts";
 import type { Projection } from "./projection.ts";
 import { changeControl, laneName, leaseName, runnable, targetOf } from "./projection_control.ts";
-import { filterOf, readable, wanted } from "./projection_events.ts";
+import { filterOf, readable } from "./projection_events.ts";
 
 /** What running projections needs. */
 export interface ProjectionParts {
@@ -122,7 +122,7 @@ export function startLane(
     if (mine.queue.length === 0) {
       const page = await mine.ahead ?? await read(mine.readTo, { waitMs: WAIT_MS, signal });
       mine.ahead = undefined;
-      mine.queue = page.events.filter(wanted(projection));
+      mine.queue = page.events;
       mine.readTo = page.position;
       // A full page: more is waiting, and can be read while this one is applied.
       if (page.events.length === projection.batchSize) mine.ahead = ahead(mine.readTo, signal);

@@ -24,7 +24,7 @@ import {
   targetOf,
   unknownProjection,
 } from "./projection_control.ts";
-import { recorded, typesOf, wanted } from "./projection_events.ts";
+import { recorded, selectionOf } from "./projection_events.ts";
 
 /** How a projection is doing. */
 export interface ProjectionStatus {
@@ -132,8 +132,8 @@ export function operateProjections(
     const { live, next } = await ensureControl({ store, clock }, projection);
     const position = projection.inline ? head : await positionOf(store, projection);
     const parked = await store.projections.countParked(name, live.build);
-    const { events } = await store.events.readAll(position, { ...typesOf(projection), limit: 1 });
-    const [waiting] = projection.inline ? [] : events.filter(wanted(projection));
+    const { events } = await store.events.readAll(position, { ...selectionOf(projection), limit: 1 });
+    const [waiting] = projection.inline ? [] : events;
     const since = waiting ? (await recorded({ ...projection, events: new Map() }, waiting)).time : undefined;
     const nextAt = next && lowest(await positionsOf(store, name, next));
     return {
