@@ -55,7 +55,6 @@ export function running(parts: Parts, ask: Millstream["ask"], sagas: Saving): Ru
       if (closing) {
         throw new MillstreamError("CLOSED", "Cannot start the application again after it was closed");
       }
-      if (!starting) sagas.complete();
       registry.seal(true);
       starting ??= start().catch((failure) => {
         starting = undefined; // nothing runs yet: the same call may succeed later

@@ -4,7 +4,6 @@
  *
  * @module
  */
-import { topic } from "../core/definition.ts";
 import type { Loop } from "../messaging/loop.ts";
 import type { Saga, SagaUse } from "../sagas/definition.ts";
 import type { Sagas } from "../sagas/operations.ts";
@@ -20,8 +19,6 @@ import type { Parts } from "./parts.ts";
 export interface Saving extends Pick<Millstream, "startSaga" | "sagas"> {
   useSaga(saga: Saga, use: SagaUse<unknown>): void;
   useProcess(manager: ProcessManager): void;
-  /** Adds what depends on everything else that was added. Before the registry is sealed. */
-  complete(): void;
   /** Starts the orchestrator, if there is anything to drive. */
   run(): Promise<Loop | undefined>;
 }
@@ -31,20 +28,11 @@ export function saving(parts: Parts, options: SagaRunOptions): Saving {
   const { registry, commands } = parts;
   const processes = new Map<string, ProcessManager>();
   let loading: Promise<SagaRuntime> | undefined;
-  let takesCommands = false;
 
   function runtime(): Promise<SagaRuntime> {
     return loading ??= import("../sagas/runtime.ts").then(({ sagaRuntime }) =>
       sagaRuntime({ ...parts, dispatch: (command) => commands.dispatch(command) }, registry.sagas, processes)
     );
-  }
-
-  /** What steps and process managers send to run later is handled where there are handlers. */
-  function complete(): void {
-    const senders = registry.sagas.size + processes.size;
-    if (takesCommands || senders === 0 || commands.definitions.size === 0) return;
-    takesCommands = true;
-    registry.subscribe(topic("commands"), "commands", {}, (command) => commands.dispatch(command));
   }
 
   function useSaga(saga: Saga, { startOn, id, data }: SagaUse<unknown>): void {
@@ -81,7 +69,6 @@ export function saving(parts: Parts, options: SagaRunOptions): Saving {
   return {
     useSaga,
     useProcess,
-    complete,
     sagas: later<Sagas>(async () => (await runtime()).sagas),
     startSaga: async (saga, id, data, { correlationId = id } = {}) =>
       await (await runtime()).start(saga, id, { data, correlationId }),

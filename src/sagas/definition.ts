@@ -32,8 +32,8 @@ export interface StepContext {
   /** Appends to a stream in the transaction that saves this step, and publishes after it. */
   append(stream: string, events: readonly NewEvent[]): void;
   /**
-   * Sends a command through the outbox in the transaction that saves this step. It runs later, at least once, under an
-   * id that is the same at every try, in an application of the group `commands` that has its handler.
+   * Sends a command through the outbox in the transaction that saves this step. It runs later, under an id that is the
+   * same at every try, in a process that serves it.
    */
   send<C extends AnyCommand>(command: C, data: DataOf<C>): void;
   /** Runs a command now, under an id that is the same at every try: repeating it repeats no effect on an aggregate. */

@@ -3,19 +3,15 @@
  *
  * @module
  */
-import type { AnyEvent, NewEvent } from "../core/definition.ts";
+import type { NewEvent } from "../core/definition.ts";
 import { uuidv5 } from "../core/ids.ts";
 import type { MessageOptions } from "../core/message.ts";
-import type { MessageFactory } from "../messaging/factory.ts";
 import type { OutboxMessage } from "../ports/outbox.ts";
 import type { SagaInstance } from "../ports/saga_store.ts";
 import type { Move } from "./advance.ts";
 import type { StepContext } from "./definition.ts";
 import type { SagaParts } from "./parts.ts";
 import { NO_EFFECTS, type SaveEffects } from "./saver.ts";
-
-/** The topic, and the consumer group, of commands that are sent to run later. */
-export const COMMANDS = "commands";
 
 /** What a step has asked for so far. */
 export interface Staged {
@@ -42,8 +38,8 @@ export function stepContext(
   const inherit: MessageOptions = { correlationId: instance.correlationId, causationId: instance.id };
   let created = 0;
   const nextId = (): Promise<string> => uuidv5(`${instance.saga}/${idempotencyKey}/${created++}`);
-  const send = (topic: string, make: (id: string) => ReturnType<MessageFactory["event"]>): void => {
-    const message = nextId().then(async (id) => ({ ...(await make(id)), topic }));
+  const stage = (make: (id: string) => Promise<OutboxMessage>): void => {
+    const message = nextId().then(make);
     message.catch(() => {}); // reported when the step is committed
     staged.messages.push(message);
   };
@@ -53,10 +49,12 @@ export function stepContext(
     attempt: move.attempt,
     signal,
     publish: (definition, data, options = {}) =>
-      send(definition.topic, (id) => factory.event(definition, data, { ...inherit, id, ...options })),
+      stage(async (id) => ({
+        ...(await factory.event(definition, data, { ...inherit, id, ...options })),
+        topic: definition.topic,
+      })),
     append: (stream, events) => void staged.appends.push({ stream, events }),
-    send: (command, data) =>
-      send(COMMANDS, (id) => factory.event(command as unknown as AnyEvent, data, { ...inherit, id })),
+    send: (command, data) => stage((id) => factory.toSend(command, data, { ...inherit, id })),
     async dispatch(command, data) {
       const message = await factory.command(command, data, { ...inherit, id: await nextId() });
       signal.throwIfAborted(); // a try that was given up sends nothing more

@@ -4,7 +4,6 @@
  *
  * @module
  */
-import type { AnyEvent } from "../core/definition.ts";
 import { MillstreamError, toError } from "../core/errors.ts";
 import { uuidv5 } from "../core/ids.ts";
 import type { Message, MessageOptions } from "../core/message.ts";
@@ -15,7 +14,6 @@ import type { OutboxMessage } from "../ports/outbox.ts";
 import { type ClaimedSaga, isFinal, type SagaInstance } from "../ports/saga_store.ts";
 import type { StorePorts } from "../ports/store.ts";
 import { withHistory } from "./advance.ts";
-import { COMMANDS } from "./effects.ts";
 import { observe, type SagaParts } from "./parts.ts";
 import type { ProcessManager, Reaction } from "./process_manager.ts";
 
@@ -160,24 +158,19 @@ async function apply(
     `state of process manager "${manager.name}"`,
   );
   const reactions = before.reactions + 1;
-  const encode = async (
-    topic: string,
-    definition: unknown,
-    data: unknown,
-    own: MessageOptions,
-    nth: string,
-  ) => {
-    const id = own.id ?? await uuidv5(`${instance.id}/${reactions}/${nth}`);
-    return {
-      ...(await parts.factory.event(definition as AnyEvent, data, { ...inherit, ...own, id })),
-      topic,
-    };
-  };
+  const idOf = (nth: string): Promise<string> => uuidv5(`${instance.id}/${reactions}/${nth}`);
   const messages: OutboxMessage[] = await Promise.all([
-    ...send.map(({ command, data }, n) => encode(COMMANDS, command, data, {}, `command/${n}`)),
-    ...publish.map(({ definition, data, options }, n) =>
-      encode(definition.topic, definition, data, options, `event/${n}`)
+    ...send.map(async ({ command, data }, n) =>
+      await parts.factory.toSend(command, data, { ...inherit, id: await idOf(`command/${n}`) })
     ),
+    ...publish.map(async ({ definition, data, options }, n) => ({
+      ...(await parts.factory.event(definition, data, {
+        ...inherit,
+        id: await idOf(`event/${n}`),
+        ...options,
+      })),
+      topic: definition.topic,
+    })),
   ]);
   if (messages.length > 0) await ports.outbox.add(messages);
   const set: Record<string, number> = { ...before.timers };

@@ -14,7 +14,7 @@ import type { Schema } from "../core/schema.ts";
 export interface Reaction<State> {
   /** The state from now on. @default as it was */
   readonly state?: State;
-  /** Commands to run, in an application of the group `commands` that has their handler. */
+  /** Commands to send, to run in a process that serves them. */
   readonly send?: readonly CommandToSend[];
   /** Events to publish. */
   readonly publish?: readonly NewEvent[];

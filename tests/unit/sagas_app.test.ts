@@ -169,7 +169,7 @@ test("an event that a step waits for is found by the application, and the comman
     id: ({ data }) => `paying-${data.orderId}`,
     data: ({ data }) => ({ orderId: data.orderId }),
   });
-  app.handle(Remind, ({ data }) => void reminded.push(data.orderId));
+  app.handle(Remind, ({ data }) => void reminded.push(data.orderId)).serve(Remind);
   await app.start();
   await app.publish(OrderPlaced, { orderId: "o-1", total: 1 });
   await until(clock, () => reminded.length > 0, 500);
@@ -200,7 +200,8 @@ async function paymentWorld(): Promise<World & { reminded: string[]; expired: st
   const made = world();
   const reminded: string[] = [];
   const expired: string[] = [];
-  made.app.use(Payment).handle(Remind, (_, { idempotencyKey }) => void reminded.push(idempotencyKey));
+  made.app.use(Payment).handle(Remind, (_, { idempotencyKey }) => void reminded.push(idempotencyKey))
+    .serve(Remind);
   made.app.on(OrderExpired, { group: "test" }, ({ data }) => void expired.push(data.orderId));
   await made.app.start();
   return { ...made, reminded, expired };
