@@ -7,6 +7,7 @@ import { checkRange } from "../core/backoff.ts";
 import type { Clock } from "../core/clock.ts";
 import { describe, MillstreamError } from "../core/errors.ts";
 import type { IdempotencyKeys, IdempotencyState } from "../ports/idempotency.ts";
+import type { Bell } from "./bell.ts";
 import type { Session } from "./session.ts";
 import type { Table } from "./table.ts";
 
@@ -26,7 +27,7 @@ interface KeyRow {
 /** The idempotency port on a session. */
 export function memoryIdempotency(
   session: Session,
-  { rows, clock }: { rows: IdempotencyRows; clock: Clock },
+  { rows, clock, ended }: { rows: IdempotencyRows; clock: Clock; ended: Bell },
 ): IdempotencyKeys {
   function begin(key: string, fingerprint: string, leaseMs: number): IdempotencyState {
     const row = rows.get(key);
@@ -69,12 +70,20 @@ export function memoryIdempotency(
         const row = held(key, epoch);
         if (!row) throw lost(key, epoch);
         rows.set(session, key, { ...row, result, until: clock.monotonic() + ttlMs, running: false });
+        session.onCommit(() => ended.ring(key));
       }),
     abandon: (key, epoch) =>
       session.run(() => {
         const row = held(key, epoch);
         if (row) rows.set(session, key, { ...row, until: 0, running: false });
+        session.onCommit(() => ended.ring(key));
       }),
+    async changed(key, { waitMs, signal }) {
+      const row = rows.get(key);
+      if (row?.running) {
+        await ended.wait(key, Math.min(waitMs, Math.max(0, row.until - clock.monotonic())), signal);
+      }
+    },
   };
 }
 

@@ -84,7 +84,11 @@ function portsOver(
   };
   const snapshots: Parameters<typeof memorySnapshots>[1] = { rows: createTable(), clock };
   const sagas: Parameters<typeof memorySagaStore>[1] = { rows: createTable(), signals: createTable(), clock };
-  const idempotency: Parameters<typeof memoryIdempotency>[1] = { rows: createTable(), clock };
+  const idempotency: Parameters<typeof memoryIdempotency>[1] = {
+    rows: createTable(),
+    clock,
+    ended: bell(clock),
+  };
   return (session, waits) => ({
     events: memoryEventStore(session, { rows: events, outbox, clock, appended, waits }),
     outbox: memoryOutbox(session, {
