@@ -31,6 +31,7 @@ export type {
   RequestOptions,
   ServeOptions,
   UseAggregateOptions,
+  WhichConsumers,
 } from "./src/app/application.ts";
 
 // What is said: definitions and messages.
@@ -76,6 +77,8 @@ export {
 // Handling messages.
 export type { DispatchResult, Effects, HandlerContext } from "./src/messaging/context.ts";
 export type { BreakerOptions, ConsumerOptions, Rate, RetryRule } from "./src/messaging/consumer_options.ts";
+export type { DeadLetterQueue, PurgeOptions, RedriveOptions, Swept } from "./src/messaging/dead_letters.ts";
+export type { DeadLetterAlert, DeadLetterAlertOptions } from "./src/messaging/dead_letter_alert_options.ts";
 export type { LoopHealth } from "./src/messaging/loop.ts";
 export { republishSince } from "./src/messaging/republish.ts";
 export type { RetryPolicy } from "./src/core/backoff.ts";
@@ -165,6 +168,7 @@ export type {
   BrokerFeatures,
   Delivery,
   GroupLag,
+  GroupStatus,
   Publisher,
   PublishOptions,
   PullOptions,

@@ -17,8 +17,10 @@ import type {
 import type { Abortable } from "../core/clock.ts";
 import type { Message, MessageOptions } from "../core/message.ts";
 import type { DispatchResult, HandlerContext } from "../messaging/context.ts";
+import type { DeadLetterQueue } from "../messaging/dead_letters.ts";
 import type { LoopHealth } from "../messaging/loop.ts";
-import type { Broker } from "../ports/broker.ts";
+import type { Broker, GroupStatus } from "../ports/broker.ts";
+import type { DeadLetterFilter } from "../ports/dead_letters.ts";
 import type { AppendResult, ExpectedVersion } from "../ports/event_store.ts";
 import type { Store } from "../ports/store.ts";
 import type { Aggregate } from "../sourcing/aggregate.ts";
@@ -176,6 +178,20 @@ export interface Millstream extends AsyncDisposable {
    */
   ask<Q extends AnyQuery>(query: Q, params: DataOf<Q>, options?: AskOptions): Promise<ResultOf<Q>>;
 
+  /** The dead letters of all groups, or of those that match. */
+  deadLetters(filter?: DeadLetterFilter): DeadLetterQueue;
+
+  /** How every group stands, on every topic or on one. */
+  groups(filter?: { readonly topic?: string }): Promise<readonly GroupStatus[]>;
+
+  /**
+   * The consumers of this process that match take nothing more until they are resumed. What was begun goes on, what was
+   * not goes back to its group. Returns how many consumers match.
+   */
+  pause(which?: WhichConsumers): number;
+  /** Ends {@linkcode Millstream.pause}. */
+  resume(which?: WhichConsumers): number;
+
   /**
    * Starts a saga that is not started by an event. Resolves with whether it was new: the same id with the same data
    * again starts nothing.
@@ -227,6 +243,12 @@ export interface OnOptions extends ConsumerOptions {
    * register the same handlers: what a group has no handler for is passed over.
    */
   readonly group: string;
+}
+
+/** Consumers by topic and group; all given fields must match. */
+export interface WhichConsumers {
+  readonly topic?: string;
+  readonly group?: string;
 }
 
 /** Options of {@linkcode Millstream.use} for an aggregate. */

@@ -13,6 +13,7 @@ import { checkText } from "../core/names.ts";
 import { type Observer, safeObserver } from "../core/observer.ts";
 import { commandBus } from "../cqrs/command_bus.ts";
 import { queryBus } from "../cqrs/query_bus.ts";
+import { checkAlerts, type DeadLetterAlertOptions } from "../messaging/dead_letter_alert_options.ts";
 import { messageFactory } from "../messaging/factory.ts";
 import type { Broker } from "../ports/broker.ts";
 import type { Store } from "../ports/store.ts";
@@ -48,6 +49,8 @@ export interface MillstreamOptions {
   readonly retry?: RetryPolicy;
   /** How this process drives sagas. */
   readonly sagas?: SagaRunOptions;
+  /** Says when dead letters pile up or grow old. @default never */
+  readonly deadLetterAlerts?: DeadLetterAlertOptions;
   /** Told about everything that happens. */
   readonly observer?: Observer;
   readonly clock?: Clock;
@@ -72,6 +75,7 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
   const source = checkText("source", options.source ?? "/millstream");
   const newId = uuidv7Generator(() => clock.now());
   if (retry) retryPolicy(retry);
+  if (options.deadLetterAlerts) checkAlerts(options.deadLetterAlerts);
   const registry = createRegistry();
   const store = withInline(options.store ?? embeddedStore(clock), clock, registry.projections);
   const commands = commandBus();
@@ -85,6 +89,7 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
     factory: messageFactory({ source, clock, newId, limits }),
     limits,
     retry,
+    deadLetterAlerts: options.deadLetterAlerts,
     owner: newId(),
     registry,
     commands,
@@ -159,6 +164,17 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
     dispatch,
     load,
     ask,
+    deadLetters: (filter = {}) =>
+      later(async () =>
+        (await import("../messaging/dead_letters.ts")).deadLetterQueue(
+          parts.broker.deadLetters,
+          clock,
+          filter,
+        )
+      ),
+    groups: (filter) => parts.broker.groups(filter),
+    pause: run.pause,
+    resume: run.resume,
     startSaga: sagas.startSaga,
     sagas: sagas.sagas,
     start: run.start,

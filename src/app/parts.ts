@@ -10,6 +10,7 @@ import type { Random } from "../core/ids.ts";
 import type { Observer } from "../core/observer.ts";
 import type { CommandBus } from "../cqrs/command_bus.ts";
 import type { QueryBus } from "../cqrs/query_bus.ts";
+import type { DeadLetterAlertOptions } from "../messaging/dead_letter_alert_options.ts";
 import type { MessageFactory } from "../messaging/factory.ts";
 import type { Broker } from "../ports/broker.ts";
 import type { Store } from "../ports/store.ts";
@@ -26,6 +27,8 @@ export interface Parts {
   readonly limits: MessageLimits;
   /** Retry policy of consumers that have none of their own. */
   readonly retry: RetryPolicy | undefined;
+  /** When to say something about dead letters. */
+  readonly deadLetterAlerts: DeadLetterAlertOptions | undefined;
   /** This process, in leases. */
   readonly owner: string;
   readonly registry: Registry;

@@ -5,14 +5,15 @@
  */
 import { disposer } from "../core/dispose.ts";
 import { MillstreamError, toError } from "../core/errors.ts";
-import type { Health, Millstream } from "./application.ts";
+import type { Consumer } from "../messaging/consumer.ts";
+import type { Health, Millstream, WhichConsumers } from "./application.ts";
 import type { Loop } from "../messaging/loop.ts";
 import type { Parts } from "./parts.ts";
 import type { Saving } from "./sagas.ts";
 import type { Started } from "./starting.ts";
 
 /** The application's members that start and stop it. */
-export interface Running extends Pick<Millstream, "start" | "health" | "close"> {
+export interface Running extends Pick<Millstream, "start" | "health" | "close" | "pause" | "resume"> {
   /** Something may lie in the outbox. */
   committed(): void;
   /** Takes a loop that was started on demand, to watch it and to stop it with the others. */
@@ -47,7 +48,23 @@ export function running(parts: Parts, ask: Millstream["ask"], sagas: Saving): Ru
 
   const close: Millstream["close"] = ({ graceMs = 10_000 } = {}) => closing ??= closeAll(graceMs);
 
+  function consumers({ topic, group }: WhichConsumers): readonly Consumer[] {
+    return started.consumers.filter((one) =>
+      (topic === undefined || one.topic === topic) && (group === undefined || one.group === group)
+    );
+  }
+
   return {
+    pause(which = {}) {
+      const all = consumers(which);
+      for (const consumer of all) consumer.pause();
+      return all.length;
+    },
+    resume(which = {}) {
+      const all = consumers(which);
+      for (const consumer of all) consumer.resume();
+      return all.length;
+    },
     committed,
     own: (loop) => void started.loops.push(loop),
     close,

@@ -6,6 +6,7 @@
  */
 import type { Message } from "../core/message.ts";
 import type { Consumer } from "../messaging/consumer.ts";
+import { watchDeadLetters } from "../messaging/dead_letter_alerts.ts";
 import type { Loop } from "../messaging/loop.ts";
 import { startRelay } from "../messaging/relay.ts";
 import type { Millstream } from "./application.ts";
@@ -36,6 +37,7 @@ export async function startAll(
     const { startProjections } = await import("../sourcing/projection_runner.ts");
     loops.push(...await startProjections({ store, clock, observer, owner, random }, registry.projections));
   }
+  if (parts.deadLetterAlerts) loops.push(watchDeadLetters(parts, parts.deadLetterAlerts));
   const orchestrator = await sagas.run();
   if (orchestrator) loops.push(orchestrator);
   const dispatch = (command: Message): Promise<unknown> => commands.dispatch(command);

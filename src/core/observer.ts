@@ -41,6 +41,14 @@ export type Observation =
     readonly attempt: number;
     readonly error: Error;
   }
+  | {
+    /** A group has more, or older, dead letters than it should. */
+    readonly kind: "dead-letters";
+    readonly topic: string;
+    readonly group: string;
+    readonly depth: number;
+    readonly oldestMs: number;
+  }
   | { readonly kind: "lease-lost"; readonly what: string; readonly id: string }
   | {
     /** A consumer takes nothing: it was told so, or, with an error, its breaker opened. */

@@ -7,7 +7,9 @@
 import { Hono } from "hono";
 import type { Millstream } from "../app/application.ts";
 import { commandRoutes } from "./commands.ts";
+import { deadLetterRoutes } from "./dead_letters.ts";
 import { eventRoutes } from "./events.ts";
+import { groupRoutes } from "./groups.ts";
 import { healthRoutes } from "./health.ts";
 import { gate, type GatewayOptions } from "./options.ts";
 import { httpError } from "./problem.ts";
@@ -34,6 +36,10 @@ export type { HttpCode, Problem } from "./problem.ts";
  * | `GET /events` | `{ next, events }` of all streams; `type=`, `since=`, `correlationid=`, `after=`, `limit=` |
  * | `GET /sagas`, `GET /sagas/{id}` | only with `authorize`: `{ next?, sagas }`, one instance with its timeline; `saga=`, `status=`, `stuck=true`, `minagems=`, `after=`, `limit=` |
  * | `POST /sagas/{id}/{retry,skip,force-complete,cancel}` | only with `authorize`: operates an instance, 409 `REFUSED` where that makes no sense; `step=`, `reason=` |
+ * | `GET /dead-letters`, `GET /dead-letters/{id}` | only with `authorize`: `{ next?, deadLetters }`, one with its body; `topic=`, `group=`, `type=`, `error=`, `before=` (RFC 3339), `after=`, `limit=` |
+ * | `POST /dead-letters/{id}/redrive`, `POST /dead-letters/redrive` | only with `authorize`: sends one, or up to `max=` (1,000) that match, back to the group that gave them up: `{ done, gone, next? }`; `rate=` per second, `dryrun=true`, `after=` |
+ * | `DELETE /dead-letters/{id}`, `DELETE /dead-letters` | only with `authorize`: forgets one, or those that match; `olderthanms=`, `max=`, `dryrun=true`; `all=true` where nothing else says which |
+ * | `GET /groups` | only with `authorize`: `{ groups }` with ready, in flight, delayed and dead messages and the age of the oldest; `topic=` |
  * | `GET /health/live`, `/health/ready` | 200 while the process serves; 200 or 503 with details |
  *
  * Errors are RFC 9457 `application/problem+json` with `code` and `retryable`. An idempotency key belongs to the principal and the
@@ -58,7 +64,9 @@ export function gateway(app: Millstream, options: GatewayOptions = {}): Hono {
     ...streamRoutes(shared),
     ...eventRoutes(shared),
     ...healthRoutes(shared),
-    ...(options.authorize ? sagaRoutes(shared) : []),
+    ...(options.authorize
+      ? [...sagaRoutes(shared), ...deadLetterRoutes(shared), ...groupRoutes(shared)]
+      : []),
   ], shared);
   // Both only count where the gateway is not mounted: a host has its own.
   hono.notFound((c) =>

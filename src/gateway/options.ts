@@ -21,6 +21,9 @@ export type Action =
   | "events.read"
   | "sagas.read"
   | "sagas.operate"
+  | "dead-letters.read"
+  | "dead-letters.operate"
+  | "groups.read"
   | "health.details";
 
 /** What a request wants to do to what. */

@@ -12,7 +12,7 @@ import { checkUrl } from "./request.ts";
 
 /** A method on a path. */
 export interface Route {
-  readonly method: "GET" | "POST";
+  readonly method: "GET" | "POST" | "DELETE";
   /** In hono's notation. Its parameter is the target of {@linkcode Action}. */
   readonly path: string;
   /** What to ask `authorize`; absent where everybody may. */
