@@ -203,9 +203,9 @@ export function publishTests({ test, features }: BrokerSuite): void {
     const group = await world.subscribe("readers");
     const [first, second, third] = world.messages(3);
     ok(first && second && third, "three messages");
-    await world.broker.publish(world.topic, [third], { delayMs: 1_000 });
-    await world.broker.publish(world.topic, [first], { delayMs: 200 });
-    await world.broker.publish(world.topic, [second], { delayMs: 600 });
+    await world.broker.publish(world.topic, [third], { delayMs: world.delayMs * 2.5 });
+    await world.broker.publish(world.topic, [first], { delayMs: world.delayMs / 2 });
+    await world.broker.publish(world.topic, [second], { delayMs: world.delayMs * 1.5 });
     deepEqual(idsOf(await world.take(group, 3)), idsOf([first, second, third]), "order");
   }, ["delay"]);
 
