@@ -94,7 +94,7 @@ export interface SqsQueueOptions {
  * - **Order**: none on standard queues; that of each key on FIFO queues, where a retry holds back its own key.
  * - **Retries** on standard queues are a new message with the next attempt, and then the old one is deleted: a crash in
  *   between repeats it. On FIFO queues the message is hidden in its place; its attempts are counted by the consumer, and
- *   by another one from the beginning.
+ *   by another one from the beginning. Messages without a key are copied there, too.
  * - **Delays** are SQS's own up to 15 minutes, in whole seconds; longer ones are hidden again when they come early.
  * - **Dead letters** have a queue for each group, which every question takes for a moment (`dead_letters.ts`).
  *
@@ -130,6 +130,7 @@ export function sqs(options: SqsOptions): Broker {
   const send = createSender(call, fifo ? 1 : 8, maxMessageBytes);
   const dead = deadLetterOffice({ call, clock, mode, queues, put, resend });
   const subscriptions = new Set<Subscription>();
+  const hidden = new Map<string, Map<string, number>>(); // by the queue's URL
   const underway = new Set<Promise<void>>();
   let closing: Promise<void> | undefined;
 
@@ -184,7 +185,9 @@ export function sqs(options: SqsOptions): Broker {
 
   /** Delays that SQS cannot keep by itself are kept by the consumers. */
   function notesFor(delayMs: number): Notes {
-    return delayMs > MAX_NATIVE_DELAY_MS ? { ...NO_NOTES, notBefore: clock.now() + delayMs } : NO_NOTES;
+    return delayMs > (fifo ? 0 : MAX_NATIVE_DELAY_MS)
+      ? { ...NO_NOTES, notBefore: clock.now() + delayMs }
+      : NO_NOTES;
   }
 
   async function letterOf(
@@ -229,7 +232,10 @@ export function sqs(options: SqsOptions): Broker {
     checkRange("leaseMs", leaseMs, 50, 43_200_000);
     checkStartFrom(from, features);
     const address = await queues.ensure(topic, group);
+    const hiddenHere = hidden.get(address.queueUrl) ?? new Map<string, number>();
+    hidden.set(address.queueUrl, hiddenHere);
     const subscription = createSubscription({
+      hidden: hiddenHere,
       call,
       clock,
       address,
@@ -251,7 +257,22 @@ export function sqs(options: SqsOptions): Broker {
     { queueUrl, deadQueueUrl }: GroupAddress,
   ): Promise<Omit<GroupStatus, "topic" | "group">> {
     const [counts, letters] = await Promise.all([countQueue(call, queueUrl), countQueue(call, deadQueueUrl)]);
-    return { ...counts, dead: letters.ready + letters.inFlight + letters.delayed };
+    const waiting = Math.min(counts.inFlight, countHidden(queueUrl));
+    const { ready, inFlight, delayed } = counts;
+    return {
+      ready,
+      inFlight: inFlight - waiting,
+      delayed: delayed + waiting,
+      dead: letters.ready + letters.inFlight + letters.delayed,
+    };
+  }
+
+  /** What SQS counts as in flight, and only waits for its time, as far as it was hidden here. */
+  function countHidden(queueUrl: string): number {
+    const now = clock.now();
+    const times = hidden.get(queueUrl) ?? new Map<string, number>();
+    for (const [id, until] of times) if (until <= now) times.delete(id);
+    return times.size;
   }
 
   async function groups(filter: { readonly topic?: string } = {}): Promise<readonly GroupStatus[]> {

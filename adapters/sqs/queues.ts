@@ -79,7 +79,8 @@ export function createQueues(context: QueueContext): Queues {
 
   async function list(start: string): Promise<readonly GroupAddress[]> {
     const urls = new Map<string, string>();
-    for (let token: string | undefined;;) {
+    let token: string | undefined;
+    do {
       const input = {
         MaxResults: 1_000,
         ...(start === "" ? {} : { QueueNamePrefix: start }),
@@ -88,8 +89,7 @@ export function createQueues(context: QueueContext): Queues {
       const reply = await ask("ListQueues", input) as { QueueUrls?: string[]; NextToken?: string };
       for (const url of reply.QueueUrls ?? []) urls.set(url.slice(url.lastIndexOf("/") + 1), url);
       token = reply.NextToken;
-      if (!token) break;
-    }
+    } while (token);
     const groups: GroupAddress[] = [];
     for (const [name, queueUrl] of urls) {
       const owner = ownerOf(prefix, name, fifo);

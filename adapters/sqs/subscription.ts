@@ -23,6 +23,8 @@ export interface SubscriptionContext {
   readonly leaseMs: number;
   /** The longest that one call waits for messages, in milliseconds. */
   readonly pollMs: number;
+  /** Messages that were hidden until their time, by SQS's id, for SQS counts them as in flight. */
+  readonly hidden: Map<string, number>;
   /** Sends a message to this group again. */
   resend(message: EncodedMessage, notes: Notes, delayMs: number): Promise<void>;
   /** Writes a dead letter. */
@@ -109,19 +111,25 @@ export function createSubscription(context: SubscriptionContext): Subscription {
     }
   }
 
-  /** FIFO hands out several messages of one key at once: only one may be out, so each call asks for one. */
+  /**
+   * FIFO hands out several messages of one key at once, and only one may be out: there each call asks for one. The first
+   * call waits, those that follow take what else is there.
+   */
   async function receiveUpTo(max: number, waitS: number): Promise<Held[]> {
     const taken: Held[] = [];
     const each = fifo ? 1 : 10;
-    for (let wait = waitS; taken.length < max; wait = 0) {
-      const messages = await receive(call, queueUrl, {
-        max: Math.min(each, max - taken.length),
-        leaseS,
-        waitS: wait,
-      });
+    for (let calls = 1, wait = waitS; taken.length < max; wait = 0) {
+      const left = max - taken.length;
+      const batches = await Promise.all(
+        Array.from(
+          { length: calls },
+          () => receive(call, queueUrl, { max: Math.min(each, left), leaseS, waitS: wait }),
+        ),
+      );
       const until = clock.monotonic() + leaseS * 1_000;
-      for (const message of messages) if (!await isEarly(message)) taken.push(toHeld(message, until));
-      if (messages.length < each) break;
+      for (const message of batches.flat()) if (!await isEarly(message)) taken.push(toHeld(message, until));
+      if (batches.some((batch) => batch.length < Math.min(each, left))) break;
+      calls = fifo ? Math.min(10, max - taken.length) : 1;
     }
     return taken;
   }
@@ -131,13 +139,15 @@ export function createSubscription(context: SubscriptionContext): Subscription {
     const early = notesOf(message).notBefore - clock.now();
     if (early <= 0) return false;
     await hideAll(call, queueUrl, [message.ReceiptHandle], Math.ceil(Math.min(early, MAX_HIDE_MS) / 1_000));
+    context.hidden.set(message.MessageId, clock.now() + early);
     return true;
   }
 
   function toHeld(message: SqsMessage, until: number): Held {
     const notes = tries.get(message.MessageId) ?? notesOf(message);
     const { MessageId: messageId, ReceiptHandle: handle } = message;
-    const redelivered = receivesOf(message) > 1 && !tries.has(message.MessageId);
+    const hidden = context.hidden.delete(messageId) || notes.notBefore > 0;
+    const redelivered = receivesOf(message) > (hidden ? 2 : 1) && !tries.has(messageId);
     return { message: fromSqs(message), messageId, notes, handle, until, redelivered };
   }
 
@@ -207,9 +217,14 @@ export function createSubscription(context: SubscriptionContext): Subscription {
     if (!item) return !isLost(delivery);
     const { notes, message } = item;
     const next = { ...notes, attempt: notes.attempt + 1, firstFailedAt: notes.firstFailedAt || failure.at };
-    if (fifo) return await putBack(delivery, item, next, delayMs);
+    if (isOrdered(item) || (fifo && delayMs > 0)) return await putBack(delivery, item, next, delayMs);
     await context.resend(message, next, delayMs); // first this: a crash in between repeats the message and loses nothing
     return (await remove([delivery])).length === 0;
+  }
+
+  /** A copy would go behind its followers. */
+  function isOrdered({ message }: Held): boolean {
+    return fifo && message.key !== undefined;
   }
 
   /** FIFO: in its place, so that its key waits for it. */
@@ -225,6 +240,7 @@ export function createSubscription(context: SubscriptionContext): Subscription {
     const stale = await hideAll(call, queueUrl, [item.handle], seconds);
     if (stale.size > 0) lose(delivery.token);
     else held.delete(delivery.token);
+    if (stale.size === 0 && seconds > 0) context.hidden.set(item.messageId, clock.now() + delayMs);
     return stale.size === 0;
   }
 
@@ -232,7 +248,7 @@ export function createSubscription(context: SubscriptionContext): Subscription {
     await Promise.all(deliveries.map(async (delivery) => {
       const item = leaseOf(delivery);
       if (!item) return;
-      if (fifo) return void await putBack(delivery, item, item.notes, 0);
+      if (isOrdered(item)) return void await putBack(delivery, item, item.notes, 0);
       // As a copy: SQS would count the hand-out, which nobody began to work on.
       await context.resend(item.message, item.notes, 0);
       await remove([delivery]);

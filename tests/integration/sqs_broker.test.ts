@@ -15,6 +15,7 @@ if (binary.skip) {
   await brokerConformance({
     test,
     leaseMs: 1_000,
+    patienceMs: 20_000,
     delayMs: 1_000,
     create() {
       const connect = () => sqs({ url: server.url, refreshMs: 0, pollMs: 1_000 });
