@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { AwsClient } from "aws4fetch";
+import type { AwsClient } from "aws4fetch";
 import { type Clock, systemClock } from "../../src/core/clock.ts";
 import { MillstreamError } from "../../src/core/errors.ts";
 import { type Address, parseAddress } from "./address.ts";
@@ -48,6 +48,7 @@ export function sqsClient(options: SqsClientOptions): SqsCall {
 
   return async (action, input, { signal } = {}) => {
     const caller = typeof credentials === "function" ? await credentials() : credentials;
+    const { AwsClient } = await import("aws4fetch");
     const client = new AwsClient({ ...caller, service: "sqs", region: address.region, retries: 0 });
     const reply = await send(client, address, action, input, signal);
     const text = await reply.text().catch((cause) => {
