@@ -14,12 +14,18 @@ export interface Retention {
   readonly messagesMs: number;
   /** Outbox messages that were sent, in milliseconds. @default 1 day */
   readonly outboxMs: number;
+  /** What a group has handled, in milliseconds. @default 30 days */
+  readonly inboxMs: number;
+  /** Sagas that have completed or were compensated, from their start, in milliseconds. @default 30 days */
+  readonly sagasMs: number;
 }
 
 /** What one round deleted. */
 export interface Pruned {
   readonly messages: number;
   readonly outbox: number;
+  readonly inbox: number;
+  readonly sagas: number;
   readonly idempotencyKeys: number;
 }
 
@@ -50,6 +56,8 @@ export function maintenance(
   let stopped = false;
   let messagesAfter = "0";
   let outboxAfter = "0";
+  let inboxAfter = ["", ""];
+  let sagasAfter = "";
 
   function touch(): void {
     if (clock.monotonic() < next || running || stopped) return;
@@ -59,8 +67,8 @@ export function maintenance(
 
   async function round(): Promise<void> {
     try {
-      const { messages, outbox } = await prune();
-      if (Math.max(messages, outbox) > BATCH / 2) next = clock.monotonic() + 1_000;
+      const { messages, outbox, inbox } = await prune();
+      if (Math.max(messages, outbox, inbox) > BATCH / 2) next = clock.monotonic() + 1_000;
     } catch {
       // Whatever failed is tried again in the next round, and calls that matter report it themselves.
     }
@@ -78,15 +86,38 @@ export function maintenance(
       [messagesAfter, BATCH, retention.messagesMs],
     );
     messagesAfter = messages?.next_after ?? "0";
+    const [inbox] = await driver.query<Deleted & { next_group: string; next_message: string }>(
+      `select * from ${schema}.prune_inbox($1::text, $2::text, $3::int, $4::float8)`,
+      [...inboxAfter, BATCH, retention.inboxMs],
+    );
+    inboxAfter = [inbox?.next_group ?? "", inbox?.next_message ?? ""];
+    const [sagas] = await driver.query<Deleted & { next_after: string }>(
+      `select * from ${schema}.prune_sagas($1::text, $2::int, $3::float8)`,
+      [sagasAfter, BATCH, retention.sagasMs],
+    );
+    sagasAfter = sagas?.next_after ?? "";
     // An embedded Postgres has no autovacuum.
     if (driver.singleSession) {
-      for (const table of ["events", "outbox", "messages", "deliveries", "leases", "checkpoints"]) {
+      for (
+        const table of [
+          "events",
+          "outbox",
+          "messages",
+          "deliveries",
+          "leases",
+          "checkpoints",
+          "inbox",
+          "sagas",
+        ]
+      ) {
         await driver.query(`vacuum (analyze) ${schema}.${table}`);
       }
     }
     return {
       messages: messages?.deleted ?? 0,
       outbox: outbox?.deleted ?? 0,
+      inbox: inbox?.deleted ?? 0,
+      sagas: sagas?.deleted ?? 0,
       idempotencyKeys: keys?.deleted ?? 0,
     };
   }

@@ -15,6 +15,7 @@ import { sagaMigration } from "./migrations/0006_sagas.ts";
 import { appendMigration } from "./migrations/0007_append.ts";
 import { streamsMigration } from "./migrations/0008_streams.ts";
 import { outboxMigration } from "./migrations/0009_outbox.ts";
+import { retentionMigration } from "./migrations/0010_retention.ts";
 
 const MIGRATIONS: ReadonlyArray<(quotedSchema: string) => readonly string[]> = [
   storeMigration,
@@ -26,6 +27,7 @@ const MIGRATIONS: ReadonlyArray<(quotedSchema: string) => readonly string[]> = [
   appendMigration,
   streamsMigration,
   outboxMigration,
+  retentionMigration,
 ];
 
 /**

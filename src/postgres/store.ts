@@ -42,6 +42,13 @@ export interface StoreOptions {
   readonly retentionMs?: number;
   /** How long an outbox message stays after it was sent, in milliseconds. @default 1 day */
   readonly outboxRetentionMs?: number;
+  /**
+   * How long a group remembers what it handled, in milliseconds. Must exceed the longest time after which a message can
+   * come again, redriven from the dead letters included. @default 30 days
+   */
+  readonly inboxRetentionMs?: number;
+  /** How long a saga stays that has completed or was compensated, from its start, in milliseconds. @default 30 days */
+  readonly sagaRetentionMs?: number;
   /** The longest time between two looks for news from other processes, in milliseconds. @default 250 */
   readonly pollMs?: number;
   /** For waiting only: times that are kept come from the database. @default the runtime's */
@@ -65,15 +72,20 @@ const DAY_MS = 86_400_000;
 export function postgresStore(driver: SqlDriver, options: StoreOptions): PostgresStore {
   const { schema = "millstream", clock = systemClock, pollMs = 250 } = options;
   const { retentionMs = 7 * DAY_MS, outboxRetentionMs = DAY_MS } = options;
+  const { inboxRetentionMs = 30 * DAY_MS, sagaRetentionMs = 30 * DAY_MS } = options;
   const quoted = quoteSchema(schema);
   checkRange("pollMs", pollMs, 1, 60_000);
   checkRange("retentionMs", retentionMs, 0, 3_660 * DAY_MS);
   checkRange("outboxRetentionMs", outboxRetentionMs, 0, 3_660 * DAY_MS);
+  checkRange("inboxRetentionMs", inboxRetentionMs, 0, 3_660 * DAY_MS);
+  checkRange("sagaRetentionMs", sagaRetentionMs, 0, 3_660 * DAY_MS);
 
   const intervals = { minMs: Math.min(10, pollMs), maxMs: pollMs };
   const housekeeping = maintenance(driver, quoted, clock, {
     messagesMs: retentionMs,
     outboxMs: outboxRetentionMs,
+    inboxMs: inboxRetentionMs,
+    sagasMs: sagaRetentionMs,
   });
   const context: StoreContext = {
     schema: quoted,

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { after, describe, test } from "node:test";
 import type { Broker, Subscription } from "../../src/ports/broker.ts";
-import type { PostgresStore } from "../../src/postgres/mod.ts";
+import type { PostgresStore, Pruned } from "../../src/postgres/mod.ts";
 import { eventually } from "../support/wait.ts";
 import { messages, openers, uniqueSchema } from "./postgres_fixture.ts";
 
@@ -117,6 +117,34 @@ for (const { name, skip, open, drop, end } of [openers.postgres, openers.pglite]
       assert.equal((await takeAll(group)).length, 1);
     });
 
+    test("what a group handled and sagas that have ended are forgotten after their time; others stay", async () => {
+      await using keeping = await open(schema);
+      await using store = await open(schema, { inboxRetentionMs: 0, sagaRetentionMs: 0 });
+      for (const group of ["one", "two"]) {
+        for (let n = 0; n < 5; n++) await store.inbox.record(group, `m-${n}`);
+      }
+      const at = Date.now() - 1_000;
+      const facts = {
+        saga: "s",
+        version: 1,
+        data: {},
+        steps: [],
+        correlationId: "c",
+        dueAt: at,
+        startedAt: at,
+        updatedAt: at,
+      };
+      const states = ["completed", "compensated", "compensation_failed", "running"] as const;
+      await store.sagas.create(states.map((status) => ({ ...facts, id: `saga-${status}`, status })));
+      assert.deepEqual(pruned(await keeping.prune()), [0, 0]);
+      assert.deepEqual(pruned(await store.prune()), [10, 2]);
+      assert.equal(await store.inbox.record("one", "m-0"), true);
+      assert.deepEqual((await store.sagas.list({ saga: "s", limit: 10 })).map(({ id }) => id).sort(), [
+        "saga-compensation_failed",
+        "saga-running",
+      ]);
+    });
+
     test("sent outbox messages go after their time, unsent ones stay however old they are", async () => {
       await using store = await open(schema, { outboxRetentionMs: 0 });
       await store.outbox.add(
@@ -142,6 +170,10 @@ async function takeAll(group: Subscription): Promise<string[]> {
     ids.push(...some.map(({ id }) => id));
     assert.deepEqual(await group.ack(some), []);
   }
+}
+
+function pruned({ inbox, sagas }: Pruned): readonly number[] {
+  return [inbox, sagas];
 }
 
 /** Rounds of housekeeping until one finds nothing: a round looks at a bounded number of messages. */
