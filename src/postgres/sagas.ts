@@ -17,7 +17,7 @@ import type {
   SagaSignals,
   SagaStore,
 } from "../ports/saga_store.ts";
-import type { SqlRow, SqlSession } from "../ports/sql.ts";
+import type { SqlRow, SqlSession, SqlValue } from "../ports/sql.ts";
 import { columns } from "./context.ts";
 
 /** A saga store on a session. @param schema Quoted. */
@@ -96,9 +96,8 @@ export function sagas(session: SqlSession, schema: string): SagaStore {
   }
 
   async function list(filter: SagaFilter): Promise<readonly SagaInstance[]> {
-    const { saga, status, after, startedBefore, overdueAt, limit } = filter;
-    const values = [saga, status, after, startedBefore, overdueAt].map((value) => value ?? null);
-    return (await session.query<InstanceRow>(listSql(schema), [...values, limit])).map(readInstance);
+    const { text, values } = listSql(schema, filter);
+    return (await session.query<InstanceRow>(text, values)).map(readInstance);
   }
 
   return { create, load, claim, take, renew, save, signal, signals, list };
@@ -189,14 +188,36 @@ const signalsSql = (schema: string): string =>
   `select s.signalled, g.name, g.body
 from ${schema}.sagas s left join ${schema}.saga_signals g on g.saga_id = s.id where s.id = $1::text`;
 
-/** `$1` saga, `$2` status, `$3` id, `$4` started before, `$5` overdue at, each or null; `$6` limit. */
-const listSql = (schema: string): string =>
-  `select instance from ${schema}.sagas
-where ($1::text is null or saga = $1::text) and ($2::text is null or status = $2::text)
-  and ($3::text is null or id > $3::text) and ($4::float8 is null or started_at < $4::float8)
-  and ($5::float8 is null or (deadline_at < $5::float8
-    and status not in ('completed', 'compensated', 'compensation_failed')))
-order by id limit $6::int`;
+/**
+ * Only the conditions that are asked for, so that each finds its index: few instances are open past their deadline, but
+ * there may be millions that have ended.
+ */
+function listSql(
+  schema: string,
+  { saga, status, after, startedBefore, overdueAt, limit }: SagaFilter,
+): { text: string; values: SqlValue[] } {
+  const values: SqlValue[] = [];
+  const conditions: string[] = [];
+  const add = (value: SqlValue, condition: (placeholder: string) => string): void => {
+    if (value === undefined) return;
+    values.push(value);
+    conditions.push(condition(`$${values.length}`));
+  };
+  add(saga, (value) => `saga = ${value}::text`);
+  add(status, (value) => `status = ${value}::text`);
+  add(after, (value) => `id > ${value}::text`);
+  add(startedBefore, (value) => `started_at < ${value}::float8`);
+  add(overdueAt, (value) =>
+    `deadline_at < ${value}::float8 and deadline_at is not null
+    and status not in ('completed', 'compensated', 'compensation_failed')`);
+  values.push(limit);
+  const where = conditions.length > 0 ? `where ${conditions.join(" and ")}` : "";
+  // Materialized: the order by id must not tempt the planner to walk all instances in that order.
+  const found = overdueAt === undefined
+    ? `select id, instance from ${schema}.sagas ${where}`
+    : `with late as materialized (select id, instance from ${schema}.sagas ${where}) select id, instance from late`;
+  return { text: `${found} order by id limit $${values.length}::int`, values };
+}
 
 interface IdRow extends SqlRow {
   readonly id: string;

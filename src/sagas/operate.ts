@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { sleep } from "../core/clock.ts";
+import { aborted, sleep } from "../core/clock.ts";
 import { describe, MillstreamError, refuse } from "../core/errors.ts";
 import { isFinal, type SagaFilter, type SagaInstance, type SagaStepRecord } from "../ports/saga_store.ts";
 import { definitionOf, isPastPivot, timeline, tryOf, withHistory } from "./advance.ts";
@@ -72,29 +72,43 @@ export function operations(
     return found.map((instance) => view(instance, now));
   }
 
-  function settled(id: string, { signal, pollMs = 250 }: { signal?: AbortSignal; pollMs?: number } = {}) {
-    return new Promise<SagaView>((resolve, reject) => {
-      const over = new AbortController();
-      const ended = (instance: SagaInstance): void => {
+  function settled(
+    id: string,
+    { signal, pollMs = 250 }: { signal?: AbortSignal; pollMs?: number } = {},
+  ): Promise<SagaView> {
+    return new Promise((resolve, reject) => {
+      let over = false;
+      let cancel = (): void => {};
+      const close = (): void => {
+        over = true;
+        cancel();
         stop?.();
-        over.abort();
+        signal?.removeEventListener("abort", onAbort);
+      };
+      const ended = (instance: SagaInstance): void => {
+        close();
         resolve(view(instance, clock.now()));
       };
-      const stop = orchestrator()?.onEnd(id, ended);
-      const look = async (): Promise<void> => {
-        const stopped = signal ? AbortSignal.any([signal, over.signal]) : over.signal;
-        if (orchestrator()?.isDriving(id)) await sleep(clock, pollMs, stopped);
-        while (!over.signal.aborted) {
-          const instance = await store.sagas.load(id);
-          if (!instance) throw notFound(id);
-          if (isFinal(instance.status)) return ended(instance);
-          await sleep(clock, pollMs, stopped);
-        }
+      const failed = (failure: unknown): void => {
+        close();
+        reject(failure);
       };
-      look().catch((failure) => {
-        stop?.();
-        if (!over.signal.aborted) reject(failure);
-      });
+      const onAbort = (): void => failed(aborted(signal));
+      async function look(): Promise<void> {
+        const instance = await store.sagas.load(id);
+        if (over) return;
+        if (!instance) return failed(notFound(id));
+        if (isFinal(instance.status)) return ended(instance);
+        wait();
+      }
+      function wait(): void {
+        cancel = clock.after(pollMs, () => void look().catch(failed));
+      }
+      const stop = orchestrator()?.onEnd(id, ended);
+      if (signal?.aborted) return onAbort();
+      signal?.addEventListener("abort", onAbort);
+      if (orchestrator()?.isDriving(id)) wait();
+      else look().catch(failed);
     });
   }
 
