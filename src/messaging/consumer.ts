@@ -47,6 +47,8 @@ const PULL_WAIT_MS = 2_000;
 /** Where handlers are quick, so much work is taken ahead: in milliseconds, and at most so many messages. */
 const AHEAD_MS = 20;
 const MAX_AHEAD = 128;
+/** With all slots taken and a handler that takes longer than this, nothing more is taken ahead, whatever was usual. */
+const SLOW_MS = 1_000;
 
 /** Joins `group` on `topic` and handles what it gets until stopped. */
 export function startConsumer(
@@ -128,7 +130,8 @@ export function startConsumer(
   function roomLeft(): number {
     if (paused || draining) return 0;
     if (breaker?.isOpen) return breaker.waitMs > 0 || hand.size > 0 ? 0 : 1; // one message finds out
-    const ahead = limiter ? 0 : Math.min(MAX_AHEAD, Math.floor(concurrency * AHEAD_MS / usualMs));
+    const isSlow = running.size >= concurrency && clock.monotonic() - running.oldestAt > SLOW_MS;
+    const ahead = limiter || isSlow ? 0 : Math.min(MAX_AHEAD, Math.floor(concurrency * AHEAD_MS / usualMs));
     const room = concurrency + ahead - running.size - waiting.length - suspects.size - (lanes?.size ?? 0);
     // Acknowledgements under way do not hold up the next pull, but they are not unlimited either.
     const unsettled = concurrency * 4 + ahead * 2 - hand.size;

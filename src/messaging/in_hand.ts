@@ -108,6 +108,8 @@ export function emptyHand(onAborted: (entry: InHand, reason: Error) => void): Ha
 /** What runs, with one timer for all of it: as every try has the same time, the first to begin is the first to be late. */
 export interface Runs {
   readonly size: number;
+  /** When the oldest one began, monotonic. */
+  readonly oldestAt: number;
   add(entry: InHand): void;
   remove(entry: InHand): void;
   close(): void;
@@ -136,6 +138,10 @@ export function runs(clock: Clock, timeoutMs: number, onLate: (entry: InHand) =>
   return {
     get size() {
       return running.size;
+    },
+    get oldestAt() {
+      const [first] = running;
+      return first ? first.beganAt : Infinity;
     },
     add(entry) {
       running.add(entry);
