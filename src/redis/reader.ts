@@ -222,6 +222,8 @@ export function reader(context: ReaderContext): Reader {
 
   /** Those that need not wait for an earlier message of their key. */
   async function admitted(entries: readonly RawEntry[]): Promise<readonly RawEntry[]> {
+    // What has no key, and most have none, is not looked at any further: its header ends with the tab before the key.
+    if (entries.every(([, [header]]) => header?.endsWith("\t"))) return entries;
     const waiting = new Set<RawEntry>();
     for (let from = 0; from < entries.length; from += PER_CALL) {
       const part = entries.slice(from, from + PER_CALL);
