@@ -26,6 +26,7 @@ export type {
   HandleOptions,
   Health,
   Millstream,
+  OnBatchOptions,
   OnOptions,
   PublishEventOptions,
   RequestOptions,
@@ -79,6 +80,8 @@ export type { DispatchResult, Effects, HandlerContext } from "./src/messaging/co
 export type { BreakerOptions, ConsumerOptions, Rate, RetryRule } from "./src/messaging/consumer_options.ts";
 export type { DeadLetterQueue, PurgeOptions, RedriveOptions, Swept } from "./src/messaging/dead_letters.ts";
 export type { DeadLetterAlert, DeadLetterAlertOptions } from "./src/messaging/dead_letter_alert_options.ts";
+export type { BatchContext, BatchHandler, BatchOptions } from "./src/messaging/batch_options.ts";
+export type { ScheduleTimes } from "./src/messaging/schedule_options.ts";
 export type { LoopHealth } from "./src/messaging/loop.ts";
 export { republishSince } from "./src/messaging/republish.ts";
 export type { RetryPolicy } from "./src/core/backoff.ts";

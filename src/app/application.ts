@@ -29,6 +29,8 @@ import type { Projections } from "../sourcing/projections.ts";
 import type { Saga, SagaUse } from "../sagas/definition.ts";
 import type { Sagas } from "../sagas/operations.ts";
 import type { ProcessManager } from "../sagas/process_manager.ts";
+import type { BatchHandler, BatchOptions } from "../messaging/batch_options.ts";
+import type { ScheduleTimes } from "../messaging/schedule_options.ts";
 import type { ConsumerOptions } from "../messaging/consumer_options.ts";
 import type { CommandHandler, CommandMiddleware } from "../cqrs/command_bus.ts";
 import type { QueryHandler, QueryMiddleware } from "../cqrs/query_bus.ts";
@@ -88,6 +90,28 @@ export interface Millstream extends AsyncDisposable {
     source: D,
     options: OnOptions,
     handler: (message: Message<DataOf<D>>, context: HandlerContext) => unknown,
+  ): Millstream;
+
+  /**
+   * As {@linkcode Millstream.on}, many messages at once, each with an end of its own: what the handler names in
+   * `context.fail` is tried again or given up, the others are done.
+   */
+  onBatch<D extends AnyEvent | TopicDefinition>(
+    source: D,
+    options: OnBatchOptions,
+    handler: BatchHandler<DataOf<D>>,
+  ): Millstream;
+
+  /**
+   * Publishes an event at certain times, each time once, by whichever process runs: the note of it and the message in
+   * the outbox commit together. `data` may be a function of the time. Of times that passed while nothing ran, the latest
+   * is made up for.
+   */
+  schedule<Data>(
+    name: string,
+    times: ScheduleTimes,
+    definition: EventDefinition<Data>,
+    data: NoInfer<Data> | ((time: Date) => NoInfer<Data>),
   ): Millstream;
 
   /** Adds an aggregate: its commands load, fold, decide and append. */
@@ -242,6 +266,12 @@ export interface OnOptions extends ConsumerOptions {
    * The consumer group. Each group gets every message once; members of a group share the work. All members must
    * register the same handlers: what a group has no handler for is passed over.
    */
+  readonly group: string;
+}
+
+/** Options of {@linkcode Millstream.onBatch}. */
+export interface OnBatchOptions extends BatchOptions {
+  /** The consumer group. */
   readonly group: string;
 }
 

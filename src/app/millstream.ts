@@ -7,6 +7,7 @@ import { type RetryPolicy, retryPolicy } from "../core/backoff.ts";
 import { type Clock, systemClock } from "../core/clock.ts";
 import type { MessageLimits } from "../core/codec.ts";
 import type { AnyCommand, AnyQuery } from "../core/definition.ts";
+import type { Message } from "../core/message.ts";
 import { type Random, uuidv7Generator } from "../core/ids.ts";
 import { later } from "../core/later.ts";
 import { checkText } from "../core/names.ts";
@@ -14,6 +15,9 @@ import { type Observer, safeObserver } from "../core/observer.ts";
 import { commandBus } from "../cqrs/command_bus.ts";
 import { queryBus } from "../cqrs/query_bus.ts";
 import { checkAlerts, type DeadLetterAlertOptions } from "../messaging/dead_letter_alert_options.ts";
+import { type BatchHandler, batchOptions } from "../messaging/batch_options.ts";
+import type { HandlerContext } from "../messaging/context.ts";
+import { schedule } from "../messaging/schedule_options.ts";
 import { messageFactory } from "../messaging/factory.ts";
 import type { Broker } from "../ports/broker.ts";
 import type { Store } from "../ports/store.ts";
@@ -130,6 +134,26 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
     ...sending(parts),
     on(definition, { group, ...own }, handler) {
       registry.subscribe(definition, group, own, handler as MessageHandler);
+      return app;
+    },
+    onBatch(definition, { group, size, waitMs, concurrency, ...own }, handler) {
+      const shape = batchOptions({
+        ...(size === undefined ? {} : { size }),
+        ...(waitMs === undefined ? {} : { waitMs }),
+        ...(concurrency === undefined ? {} : { concurrency }),
+      });
+      let collect: Promise<(message: Message, context: HandlerContext) => Promise<void>> | undefined;
+      const options = { ...own, concurrency: shape.size * shape.concurrency };
+      registry.subscribe(definition, group, options, async (message, context) => {
+        collect ??= import("../messaging/batches.ts").then(({ batches }) =>
+          batches(clock, shape, handler as BatchHandler<unknown>)
+        );
+        await (await collect)(message, context);
+      });
+      return app;
+    },
+    schedule(name, times, definition, data) {
+      registry.addSchedule(schedule(name, times, definition, data));
       return app;
     },
     use: use as Millstream["use"],

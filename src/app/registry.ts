@@ -9,6 +9,7 @@ import { MillstreamError } from "../core/errors.ts";
 import { checkName } from "../core/names.ts";
 import { alreadyRegistered } from "../cqrs/command_bus.ts";
 import { type ConsumerOptions, consumerOptions } from "../messaging/consumer_options.ts";
+import type { Schedule } from "../messaging/schedule_options.ts";
 import type { Saga } from "../sagas/definition.ts";
 import type { Projection } from "../sourcing/projection.ts";
 import type { Declared } from "./application.ts";
@@ -21,6 +22,7 @@ export interface Registry {
   readonly members: ReadonlyMap<string, GroupMember>;
   readonly projections: ReadonlyMap<string, Projection>;
   readonly sagas: ReadonlyMap<string, Saga>;
+  readonly schedules: ReadonlyMap<string, Schedule>;
   /** Makes a topic, or an event and its topic, known. The same definition again changes nothing. */
   declare(definition: AnyEvent | TopicDefinition): void;
   subscribe(
@@ -33,6 +35,7 @@ export interface Registry {
   join(topic: string, group: string, options: ConsumerOptions, handler: MessageHandler): void;
   addProjection(projection: Projection): void;
   addSaga(saga: Saga): void;
+  addSchedule(schedule: Schedule): void;
   /** Refuses `what` once the application was started. */
   assertOpen(what: string): void;
   /** From now on, or (`false`) no longer, nothing can be added. */
@@ -46,6 +49,7 @@ export function createRegistry(): Registry {
   const members = new Map<string, GroupMember>();
   const projections = new Map<string, Projection>();
   const sagas = new Map<string, Saga>();
+  const schedules = new Map<string, Schedule>();
   let isSealed = false;
 
   function assertOpen(what: string): void {
@@ -71,6 +75,7 @@ export function createRegistry(): Registry {
     members,
     projections,
     sagas,
+    schedules,
     declare,
     assertOpen,
     seal: (sealed) => void (isSealed = sealed),
@@ -97,6 +102,12 @@ export function createRegistry(): Registry {
       if (projections.has(projection.name)) throw alreadyRegistered("projection", projection.name);
       projections.set(projection.name, projection);
       for (const definition of projection.events.values()) declare(definition);
+    },
+    addSchedule(schedule) {
+      assertOpen("a schedule");
+      if (schedules.has(schedule.name)) throw alreadyRegistered("schedule", schedule.name);
+      schedules.set(schedule.name, schedule);
+      declare(schedule.definition);
     },
     addSaga(saga) {
       if (sagas.has(saga.name)) throw alreadyRegistered("saga", saga.name);

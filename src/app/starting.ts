@@ -8,6 +8,7 @@ import type { Message } from "../core/message.ts";
 import type { Consumer } from "../messaging/consumer.ts";
 import { watchDeadLetters } from "../messaging/dead_letter_alerts.ts";
 import type { Loop } from "../messaging/loop.ts";
+import { startSchedules } from "../messaging/schedules.ts";
 import { startRelay } from "../messaging/relay.ts";
 import type { Millstream } from "./application.ts";
 import { startConsumers } from "./consuming.ts";
@@ -38,6 +39,7 @@ export async function startAll(
     loops.push(...await startProjections({ store, clock, observer, owner, random }, registry.projections));
   }
   if (parts.deadLetterAlerts) loops.push(watchDeadLetters(parts, parts.deadLetterAlerts));
+  if (registry.schedules.size > 0) loops.push(startSchedules(parts, registry.schedules));
   const orchestrator = await sagas.run();
   if (orchestrator) loops.push(orchestrator);
   const dispatch = (command: Message): Promise<unknown> => commands.dispatch(command);

@@ -12,6 +12,7 @@ const LIMIT = 15 * 1024;
 
 /** Loaded with their first use: by the embedded default, by what runs by itself, and by what few need. */
 const ON_DEMAND = [
+  "../messaging/batches.ts",
   "../messaging/dead_letters.ts",
   "../memory/store.ts",
   "../cqrs/once_by_id.ts",
