@@ -103,6 +103,17 @@ export interface Millstream extends AsyncDisposable {
   ): Millstream;
 
   /**
+   * Hears every message from the start of this process on, in every process: no group, no retries, and nothing that was
+   * published while it was away.
+   *
+   * @throws `UNSUPPORTED` where the broker keeps no log.
+   */
+  onEveryInstance<D extends AnyEvent | TopicDefinition>(
+    source: D,
+    handler: (message: Message<DataOf<D>>) => unknown,
+  ): Millstream;
+
+  /**
    * Publishes an event at certain times, each time once, by whichever process runs: the note of it and the message in
    * the outbox commit together. `data` may be a function of the time. Of times that passed while nothing ran, the latest
    * is made up for.

@@ -8,6 +8,7 @@ import { type Clock, systemClock } from "../core/clock.ts";
 import type { MessageLimits } from "../core/codec.ts";
 import type { AnyCommand, AnyQuery } from "../core/definition.ts";
 import type { Message } from "../core/message.ts";
+import { MillstreamError } from "../core/errors.ts";
 import { type Random, uuidv7Generator } from "../core/ids.ts";
 import { later } from "../core/later.ts";
 import { checkText } from "../core/names.ts";
@@ -17,6 +18,7 @@ import { queryBus } from "../cqrs/query_bus.ts";
 import { checkAlerts, type DeadLetterAlertOptions } from "../messaging/dead_letter_alert_options.ts";
 import { type BatchHandler, batchOptions } from "../messaging/batch_options.ts";
 import type { HandlerContext } from "../messaging/context.ts";
+import type { Listener } from "../messaging/broadcasts.ts";
 import { schedule } from "../messaging/schedule_options.ts";
 import { messageFactory } from "../messaging/factory.ts";
 import type { Broker } from "../ports/broker.ts";
@@ -152,6 +154,11 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
       });
       return app;
     },
+    onEveryInstance(definition, handler) {
+      if (!parts.broker.log) throw noLog(parts.broker.features.name);
+      registry.listen(definition, handler as Listener["handler"]);
+      return app;
+    },
     schedule(name, times, definition, data) {
       registry.addSchedule(schedule(name, times, definition, data));
       return app;
@@ -207,4 +214,11 @@ export function millstream(options: MillstreamOptions = {}): Millstream {
     [Symbol.asyncDispose]: () => run.close(),
   };
   return app;
+}
+
+function noLog(broker: string): MillstreamError {
+  return new MillstreamError(
+    "UNSUPPORTED",
+    `Cannot listen in every instance: broker "${broker}" keeps no log`,
+  );
 }

@@ -9,6 +9,7 @@ import { MillstreamError } from "../core/errors.ts";
 import { checkName } from "../core/names.ts";
 import { alreadyRegistered } from "../cqrs/command_bus.ts";
 import { type ConsumerOptions, consumerOptions } from "../messaging/consumer_options.ts";
+import type { Listener } from "../messaging/broadcasts.ts";
 import type { Schedule } from "../messaging/schedule_options.ts";
 import type { Saga } from "../sagas/definition.ts";
 import type { Projection } from "../sourcing/projection.ts";
@@ -23,6 +24,7 @@ export interface Registry {
   readonly projections: ReadonlyMap<string, Projection>;
   readonly sagas: ReadonlyMap<string, Saga>;
   readonly schedules: ReadonlyMap<string, Schedule>;
+  readonly listeners: readonly Listener[];
   /** Makes a topic, or an event and its topic, known. The same definition again changes nothing. */
   declare(definition: AnyEvent | TopicDefinition): void;
   subscribe(
@@ -36,6 +38,7 @@ export interface Registry {
   addProjection(projection: Projection): void;
   addSaga(saga: Saga): void;
   addSchedule(schedule: Schedule): void;
+  listen(definition: AnyEvent | TopicDefinition, handler: Listener["handler"]): void;
   /** Refuses `what` once the application was started. */
   assertOpen(what: string): void;
   /** From now on, or (`false`) no longer, nothing can be added. */
@@ -50,6 +53,7 @@ export function createRegistry(): Registry {
   const projections = new Map<string, Projection>();
   const sagas = new Map<string, Saga>();
   const schedules = new Map<string, Schedule>();
+  const listeners: Listener[] = [];
   let isSealed = false;
 
   function assertOpen(what: string): void {
@@ -76,6 +80,7 @@ export function createRegistry(): Registry {
     projections,
     sagas,
     schedules,
+    listeners,
     declare,
     assertOpen,
     seal: (sealed) => void (isSealed = sealed),
@@ -102,6 +107,12 @@ export function createRegistry(): Registry {
       if (projections.has(projection.name)) throw alreadyRegistered("projection", projection.name);
       projections.set(projection.name, projection);
       for (const definition of projection.events.values()) declare(definition);
+    },
+    listen(definition, handler) {
+      assertOpen("a listener");
+      declare(definition);
+      const event = definition.kind === "event" ? definition : undefined;
+      listeners.push({ topic: definition.topic, definition: event, handler });
     },
     addSchedule(schedule) {
       assertOpen("a schedule");

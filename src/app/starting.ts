@@ -8,6 +8,7 @@ import type { Message } from "../core/message.ts";
 import type { Consumer } from "../messaging/consumer.ts";
 import { watchDeadLetters } from "../messaging/dead_letter_alerts.ts";
 import type { Loop } from "../messaging/loop.ts";
+import { startBroadcast } from "../messaging/broadcasts.ts";
 import { startSchedules } from "../messaging/schedules.ts";
 import { startRelay } from "../messaging/relay.ts";
 import type { Millstream } from "./application.ts";
@@ -39,6 +40,9 @@ export async function startAll(
     loops.push(...await startProjections({ store, clock, observer, owner, random }, registry.projections));
   }
   if (parts.deadLetterAlerts) loops.push(watchDeadLetters(parts, parts.deadLetterAlerts));
+  for (const listener of registry.listeners) {
+    loops.push(await startBroadcast({ ...parts, log: broker.log! }, listener));
+  }
   if (registry.schedules.size > 0) loops.push(startSchedules(parts, registry.schedules));
   const orchestrator = await sagas.run();
   if (orchestrator) loops.push(orchestrator);
