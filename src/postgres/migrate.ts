@@ -16,6 +16,7 @@ import { appendMigration } from "./migrations/0007_append.ts";
 import { streamsMigration } from "./migrations/0008_streams.ts";
 import { outboxMigration } from "./migrations/0009_outbox.ts";
 import { retentionMigration } from "./migrations/0010_retention.ts";
+import { appendEachMigration } from "./migrations/0011_append_each.ts";
 
 const MIGRATIONS: ReadonlyArray<(quotedSchema: string) => readonly string[]> = [
   storeMigration,
@@ -28,6 +29,7 @@ const MIGRATIONS: ReadonlyArray<(quotedSchema: string) => readonly string[]> = [
   streamsMigration,
   outboxMigration,
   retentionMigration,
+  appendEachMigration,
 ];
 
 /**

@@ -39,6 +39,46 @@ describe("the queue of appends", () => {
     await Promise.all(appending);
   });
 
+  test("appends at exact versions of different streams go the short way, in order of stream; who does not fit goes the long way", async () => {
+    const { calls, append, tick } = setUp();
+    const appending = Promise.allSettled([
+      append("b", ["1"], 2),
+      append("a", ["2", "3"], 0),
+      append("c", ["4"], 5),
+    ]);
+    await tick();
+    assert.deepEqual([calls[0]!.name, calls[0]!.ids], ["append_each", ["2", "3", "1", "4"]]);
+    calls[0]!.answer([0, 3, 0], [2, 0, 6], [11, 0, 12]);
+    await tick();
+    assert.deepEqual([calls[1]!.name, calls[1]!.ids], ["append_one", ["1"]]);
+    calls[1]!.answer([2], [9], [0]);
+    const [b, a, c] = await appending;
+    assert.deepEqual(codeAndDetails(b), ["CONCURRENCY_CONFLICT", { stream: "b", expected: 2, current: 9 }]);
+    assert.deepEqual(a, { status: "fulfilled", value: [{ stream: "a", version: 2, position: 11n }] });
+    assert.deepEqual(c, { status: "fulfilled", value: [{ stream: "c", version: 6, position: 12n }] });
+  });
+
+  test("a refusal on the short way is tried again on the long way before anybody is sent alone", async () => {
+    const { calls, append, tick } = setUp();
+    const appending = [append("a", ["1"], 1), append("b", ["2"], 1)];
+    await tick();
+    calls[0]!.fail("REJECTED", { sqlState: "55P03" });
+    await tick();
+    assert.deepEqual([calls[1]!.name, calls[1]!.ids, calls[1]!.wait], ["append_many", ["1", "2"], false]);
+    calls[1]!.answer([0, 0], [2, 2], [1, 2]);
+    await Promise.all(appending);
+    assert.equal(calls.length, 2);
+  });
+
+  test("two appends to one stream go the long way, which sees the first before the second", async () => {
+    const { calls, append, tick } = setUp();
+    const appending = [append("a", ["1"], 0), append("a", ["2"], 1), append("b", ["3"], 0)];
+    await tick();
+    assert.deepEqual([calls[0]!.name, calls[0]!.ids], ["append_many", ["1", "2", "3"]]);
+    calls[0]!.answer([0, 0, 0], [1, 2, 1], [1, 2, 3]);
+    await Promise.all(appending);
+  });
+
   test("a conflict, an archived stream and a repetition are answers to one caller; its neighbours have theirs", async () => {
     const { calls, append, tick } = setUp();
     const appending = [append("a", ["1"], 0), append("b", ["2"], 3), append("c", ["3"]), append("d", ["4"])];
@@ -215,6 +255,7 @@ describe("the queue of appends", () => {
 
 /** A statement that was sent. */
 interface Call {
+  readonly name: string;
   readonly ids: readonly string[];
   readonly wait: boolean;
   readonly careful: boolean;
@@ -242,11 +283,13 @@ function setUp(): SetUp {
   const session: SqlSession = {
     query: <Row>(text: string, values: readonly SqlValue[] = []) =>
       new Promise<readonly Row[]>((resolve, reject) => {
-        const one = text.includes("append_one");
+        const name = /append_\w+/.exec(text)?.[0] ?? "";
+        const many = name === "append_many";
         calls.push({
-          ids: values[one ? 2 : 9] as string[],
-          wait: one || values[0] === true,
-          careful: !one && values[1] === true,
+          name,
+          ids: values[{ append_one: 2, append_each: 5, append_many: 9 }[name] ?? -1] as string[],
+          wait: !many || values[0] === true,
+          careful: many && values[1] === true,
           answer: (...lists) => resolve([{ reply: lists.flat().map(String) }] as Row[]),
           fail: (code, details = {}) => reject(new MillstreamError(code, "Refused by the test", { details })),
         });

@@ -57,7 +57,48 @@ export function appendStatement(schema: string, units: readonly Unit[], mode: Ap
   };
 }
 
-/** What the reply to {@linkcode appendStatement} says to each unit. */
+/** Whether {@linkcode eachStatement} is for these units: one stream each, none twice, at an exact version. */
+export function isForEach(units: readonly Unit[]): boolean {
+  const streams = new Set<string>();
+  for (const { appends: [append, second] } of units) {
+    if (!append || second || !isExact(append)) return false;
+    streams.add(append.stream);
+  }
+  return streams.size === units.length;
+}
+
+/**
+ * The statement for units that are sorted by {@linkcode streamOf}. It answers `"busy"` to whoever does not fit.
+ * Calls the function `append_each`.
+ */
+export function eachStatement(schema: string, units: readonly Unit[]): Statement {
+  const appends = units.map(({ appends }) => appends[0]!);
+  const owned = appends.flatMap(({ events }, at) =>
+    events.map((event, index) => ({ event, owner: at + 1, nth: index + 1 }))
+  );
+  return {
+    text: `select ${schema}.append_each($1::text[], ${placeholders(2, Array<string>(4).fill("int[]"))}, ${
+      placeholders(6, Array<string>(6).fill("text[]"))
+    }) as reply`,
+    values: [
+      ...columns(
+        appends,
+        ({ stream }) => stream,
+        ({ expected }) => expectedNumber(expected),
+        ({ events }) => events.length,
+      ),
+      ...columns(owned, ({ owner }) => owner, ({ nth }) => nth),
+      ...eventValues(owned.map(({ event }) => event)),
+    ],
+  };
+}
+
+/** The stream of a unit that has one. */
+export function streamOf({ appends }: Unit): string {
+  return appends[0]?.stream ?? "";
+}
+
+/** What the reply to {@linkcode appendStatement} or {@linkcode eachStatement} says to each unit. */
 export function outcomes(units: readonly Unit[], [row]: readonly AppendRow[]): readonly Outcome[] {
   const reply = row?.reply ?? [];
   const count = reply.length / 3;

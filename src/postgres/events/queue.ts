@@ -5,7 +5,8 @@
  *
  * Whatever happens to one caller's append happens to that one alone:
  *
- * - A conflict, or events that are there already, is an answer per caller, not a failure of the statement.
+ * - A conflict, or events that are there already, is an answer per caller, not a failure of the statement. (The short
+ *   statement says only who does not fit; a longer one tells why.)
  * - A stream that somebody else has locked is skipped by the statement; its callers are sent again by themselves, where
  *   they may wait. What waits for long gives up its place to others.
  * - If the statement is refused, nothing was written, and each caller's append is sent again alone.
@@ -18,7 +19,16 @@ import { aborted, type Clock } from "../../core/clock.ts";
 import { isMillstreamError, MillstreamError } from "../../core/errors.ts";
 import type { AppendResult } from "../../ports/event_store.ts";
 import type { SqlSession } from "../../ports/sql.ts";
-import { type AppendRow, appendStatement, type Outcome, outcomes, type Unit } from "./append.ts";
+import {
+  type AppendRow,
+  appendStatement,
+  eachStatement,
+  isForEach,
+  type Outcome,
+  outcomes,
+  streamOf,
+  type Unit,
+} from "./append.ts";
 
 /** Appends units, together where that is possible. */
 export interface AppendQueue {
@@ -60,8 +70,11 @@ interface Waiting {
   readonly unit: Unit;
   readonly since: number;
   settle(outcome: Exclude<Outcome, "busy">): void;
-  /** Together with others; only with those of its stream, since that was locked; alone, since a statement was refused. */
-  company: "any" | "stream" | "none";
+  /**
+   * How it is sent: the short way with others; the long way with others, since it did not fit; with those of its stream
+   * only, since that was locked; alone, since a statement was refused.
+   */
+  way: "short" | "long" | "stream" | "alone";
 }
 
 /** The queue of one store. */
@@ -83,7 +96,7 @@ export function appendQueue({ session, clock, schema, onAppend }: AppendQueueCon
       const caller: Waiting = {
         unit,
         since: clock.monotonic(),
-        company: "any",
+        way: "short",
         settle(outcome) {
           signal?.removeEventListener("abort", onAbort);
           if (outcome instanceof Error) reject(outcome);
@@ -168,8 +181,7 @@ export function appendQueue({ session, clock, schema, onAppend }: AppendQueueCon
   }
 
   async function call(callers: readonly Waiting[]): Promise<void> {
-    const units = callers.map(({ unit }) => unit);
-    const streams = new Set(units.flatMap(({ appends }) => appends.map(({ stream }) => stream)));
+    const streams = new Set(callers.flatMap(({ unit }) => unit.appends.map(({ stream }) => stream)));
     for (const stream of streams) locked.add(stream);
     let slow = false;
     calls++;
@@ -178,7 +190,7 @@ export function appendQueue({ session, clock, schema, onAppend }: AppendQueueCon
       slowCalls++;
       schedule();
     });
-    const again = await attempt(callers, units, streams.size === 1 || units.length === 1);
+    const again = await attempt(callers, streams.size);
     cancel();
     calls--;
     if (slow) slowCalls--;
@@ -189,25 +201,27 @@ export function appendQueue({ session, clock, schema, onAppend }: AppendQueueCon
   }
 
   /** Settles who can be settled, and returns who must be sent again. */
-  async function attempt(
-    callers: readonly Waiting[],
-    units: readonly Unit[],
-    wait: boolean,
-  ): Promise<readonly Waiting[]> {
-    const careful = callers[0]?.company === "none";
+  async function attempt(callers: readonly Waiting[], streams: number): Promise<readonly Waiting[]> {
+    const short = callers.length > 1 && callers.every(({ way }) => way === "short") &&
+      isForEach(callers.map(({ unit }) => unit));
+    const alone = callers[0]?.way === "alone";
+    const sent = short ? [...callers].sort(byStream) : callers;
+    const units = sent.map(({ unit }) => unit);
     try {
-      const { text, values } = appendStatement(schema, units, { wait, careful });
+      const { text, values } = short
+        ? eachStatement(schema, units)
+        : appendStatement(schema, units, { wait: streams === 1 || units.length === 1, careful: alone });
       const found = outcomes(units, await session.query<AppendRow>(text, values));
       if (found.some((outcome) => Array.isArray(outcome))) onAppend();
-      return callers.filter((caller, at) => {
+      return sent.filter((caller, at) => {
         const outcome = found[at]!;
-        if (outcome === "busy") caller.company = "stream";
+        if (outcome === "busy") caller.way = short ? "long" : "stream";
         else caller.settle(outcome);
         return outcome === "busy";
       });
     } catch (error) {
-      if (!careful && nothingHappened(error) && (callers.length > 1 || isRepetition(error))) {
-        for (const caller of callers) caller.company = "none";
+      if (!alone && nothingHappened(error) && (callers.length > 1 || isRepetition(error))) {
+        for (const caller of callers) caller.way = short ? "long" : "alone";
         return callers;
       }
       for (const caller of callers) caller.settle(failureOf(caller.unit, error));
@@ -224,14 +238,20 @@ export function appendQueue({ session, clock, schema, onAppend }: AppendQueueCon
 }
 
 /** Whether the caller may go with those taken before it. */
-function fits({ unit, company }: Waiting, taken: readonly Waiting[], held: ReadonlySet<string>): boolean {
+function fits({ unit, way }: Waiting, taken: readonly Waiting[], held: ReadonlySet<string>): boolean {
   if (unit.appends.some(({ stream }) => held.has(stream))) return false;
   const [first] = taken;
   if (!first) return true;
-  if (company === "none" || first.company === "none") return false;
-  if (company === "any" && first.company === "any") return true;
+  if (way === "alone" || first.way === "alone") return false;
+  if (way !== "stream" && first.way !== "stream") return true;
   const stream = onlyStream(unit);
   return stream !== undefined && stream === onlyStream(first.unit);
+}
+
+/** All processes wait for each other's locks in this order. */
+function byStream(a: Waiting, b: Waiting): number {
+  const [one, other] = [streamOf(a.unit), streamOf(b.unit)];
+  return one < other ? -1 : one > other ? 1 : 0;
 }
 
 function onlyStream({ appends }: Unit): string | undefined {
