@@ -55,10 +55,11 @@ export function startRelay(parts: RelayParts): Loop {
   let nextAge = clock.monotonic();
 
   const loop = startLoop({ name: "relay", clock, observer, periodMs: 5_000 }, async (signal, beat) => {
-    if (clock.monotonic() >= nextAge) await lookAtAge();
+    await lookAtAge();
     lease = await store.leases.acquire(RELAY_LEASE, owner, leaseMs);
     if (!lease) return POLL_MS * 10; // another process relays; be ready to take over
     for (;;) {
+      await lookAtAge();
       const entries = await store.outbox.pending(BATCH);
       if (entries.length === 0) return POLL_MS;
       const failure = await sendAll(entries, lease);
@@ -69,6 +70,7 @@ export function startRelay(parts: RelayParts): Loop {
   });
 
   async function lookAtAge(): Promise<void> {
+    if (clock.monotonic() < nextAge) return;
     nextAge = clock.monotonic() + AGE_EVERY_MS;
     oldestMs = await store.outbox.oldestAgeMs();
     observer({ kind: "outbox", oldestMs });
