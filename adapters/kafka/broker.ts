@@ -22,6 +22,7 @@ import type { KafkaDriver, NewTopic } from "./driver.ts";
 import { kafkajs } from "./kafkajs.ts";
 import { type GroupNames, groupNames, ownerOf } from "./names.ts";
 import { partitionOf } from "./partitioner.ts";
+import { prefixed } from "./prefix.ts";
 import { createPublisher } from "./publisher.ts";
 import { countGroup } from "./status.ts";
 import { createSubscription } from "./subscription.ts";
@@ -45,6 +46,8 @@ export interface KafkaOwnDriver {
 
 /** Options of {@linkcode kafka} that do not say where the cluster is. */
 export interface KafkaCommonOptions {
+  /** First part of the names of all topics and groups, before a dot, so that applications can share a cluster. @default "" */
+  readonly prefix?: string;
   /** Whether messages travel whole or with their attributes as headers. Both are always read. @default "structured" */
   readonly mode?: BindingMode;
   /** How topics come into being. */
@@ -103,10 +106,12 @@ export interface KafkaTopicOptions {
  * @throws `INVALID_ARGUMENT` for an option out of range.
  */
 export function kafka(options: KafkaOptions): Broker {
-  const { mode = "structured", topics = {}, maxMessageBytes = 1_000_000, timeoutMs = 10_000 } = options;
+  const { prefix = "", mode = "structured", topics = {}, maxMessageBytes = 1_000_000, timeoutMs = 10_000 } =
+    options;
   const { sessionTimeoutMs = 10_000, rebalanceTimeoutMs = 30_000, fetchWaitMs = 500, idleMs = 5_000 } =
     options;
   const { clock = systemClock } = options;
+  if (prefix !== "") checkName("prefix", prefix);
   checkMode(mode);
   checkRange("maxMessageBytes", maxMessageBytes, 2_000, 1_000_000_000, true);
   checkRange("timeoutMs", timeoutMs, 1, 600_000);
@@ -118,7 +123,8 @@ export function kafka(options: KafkaOptions): Broker {
   checkRange("topics.partitions", partitions, 1, 10_000, true);
   const observe = safeObserver(options.observer);
   const own = options.driver === undefined;
-  const driver = options.driver ?? kafkajs(kafkajsFor(options.url, { timeoutMs }), { timeoutMs, clock });
+  const client = options.driver ?? kafkajs(kafkajsFor(options.url, { timeoutMs }), { timeoutMs, clock });
+  const driver = prefixed(client, prefix);
   const counts = new Map<string, Promise<number>>();
   const subscriptions = new Set<Subscription>();
   let closing: Promise<void> | undefined;
@@ -255,7 +261,7 @@ export function kafka(options: KafkaOptions): Broker {
     try {
       await driver.listTopics();
     } catch (error) {
-      if (isMillstreamError(error, "UNAVAILABLE", "CLOSED")) throw error;
+      if (isMillstreamError(error, "UNAVAILABLE", "REJECTED", "CLOSED")) throw error;
       throw new MillstreamError("UNAVAILABLE", `Cannot reach Kafka: ${(error as Error).message}`, {
         cause: error,
       });
@@ -320,6 +326,11 @@ const FEATURES: BrokerFeatures = Object.freeze({
   countsStarts: false,
   listsGroups: true,
   reschedules: false,
+  emulated: {
+    delay: "the message is in the topic at once; its consumers hold it back",
+    fencedAck: "a lease runs in the consuming process, and the group's generation stops one that froze",
+    keyOrder: "Kafka orders partitions; the consumer holds back the followers of a message that is retried",
+  },
   reasons: {
     deduplicates: "Kafka recognises what one producer session repeats, not ids; the inbox does",
     countsStarts: "Kafka keeps nothing for single messages: it would cost a commit for each start",

@@ -45,7 +45,7 @@ export function asAppendError(thrown: unknown, partitions: number): MillstreamEr
     `Cannot tell whether Kafka accepted the messages: ${
       deepest(toError(thrown)).message
     }. Publish again with the same ids`,
-    { cause: thrown },
+    { cause: thrown, details: REFUSALS.has(error.code) ? { refused: error.code } : {} },
   );
 }
 

@@ -36,6 +36,8 @@ const MAX_RECORDS = 5_000;
 const RUN = 50;
 const MAX_DELAY_MS = 30 * 86_400_000;
 const HEADERS_BYTES = 1_000;
+/** For how long calls do not share appends after one of them was refused. */
+const ALONE_MS = 10_000;
 
 interface Parcel {
   readonly records: readonly NewRecord[];
@@ -54,6 +56,7 @@ export function createPublisher(context: PublisherContext): DrainingPublisher {
   const lanes = new Map<string, Lane>();
   const underway = new Set<Promise<void>>();
   let turn = 0;
+  let aloneUntil = 0;
 
   async function publish(
     topic: string,
@@ -114,7 +117,7 @@ export function createPublisher(context: PublisherContext): DrainingPublisher {
 
   async function drain(topic: string, lane: Lane): Promise<void> {
     while (lane.waiting.length > 0) {
-      const parcels = takeParcels(lane.waiting, maxMessageBytes);
+      const parcels = takeParcels(lane.waiting, clock.monotonic() < aloneUntil ? 0 : maxMessageBytes);
       try {
         await driver.append(parcels.flatMap(({ records }) => records));
         for (const { settle } of parcels) settle();
@@ -125,8 +128,12 @@ export function createPublisher(context: PublisherContext): DrainingPublisher {
     lanes.delete(topic);
   }
 
-  /** Parcels that travelled together must not fail for each other's faults. */
+  /**
+   * Parcels that travelled together must not fail for each other's faults. What was refused as a whole is sent again
+   * one by one. Where a part may have been accepted nothing is: the callers decide, and travel alone for a while.
+   */
   async function failAll(parcels: readonly Parcel[], error: Error): Promise<void> {
+    if ((error as Partial<MillstreamError>).details?.refused) aloneUntil = clock.monotonic() + ALONE_MS;
     const fault = isMillstreamError(error, "PAYLOAD_TOO_LARGE");
     if (!fault || parcels.length === 1) {
       for (const { settle } of parcels) settle(error);

@@ -289,7 +289,7 @@ export function sqs(options: SqsOptions): Broker {
     try {
       await withTimeout(call, Math.min(timeoutMs, 3_000), clock)("ListQueues", { MaxResults: 1 });
     } catch (error) {
-      if (isMillstreamError(error, "UNAVAILABLE")) throw error;
+      if (isMillstreamError(error, "UNAVAILABLE", "REJECTED")) throw error;
       throw new MillstreamError("UNAVAILABLE", `Cannot reach SQS: ${toError(error).message}`, {
         cause: error,
       });
@@ -371,6 +371,9 @@ const STANDARD: BrokerFeatures = Object.freeze({
   countsStarts: false,
   listsGroups: true,
   reschedules: false,
+  emulated: {
+    fencedAck: "SQS may take a late settlement; the consumer's own clock refuses it",
+  },
   reasons: {
     ...REASONS,
     keyOrder: "standard queues keep no order; `fifo: true` does",

@@ -84,10 +84,20 @@ async function brokerAt(url: string): Promise<Carrier> {
       const { kafka } = await import("../../adapters/kafka/mod.ts");
       return { broker: kafka({ url }), name: "Kafka" };
     }
+    case "sqs": {
+      const { sqs } = await import("../../adapters/sqs/mod.ts");
+      const { AWS_ACCESS_KEY_ID: accessKeyId, AWS_SECRET_ACCESS_KEY: secretAccessKey } = process.env;
+      const { AWS_SESSION_TOKEN: sessionToken, AWS_REGION: region } = process.env;
+      const named = { ...(sessionToken ? { sessionToken } : {}) };
+      const caller = accessKeyId && secretAccessKey
+        ? { credentials: { accessKeyId, secretAccessKey, ...named } }
+        : {};
+      return { broker: sqs({ url, ...caller, ...(region ? { region } : {}) }), name: "SQS" };
+    }
   }
   // Without the address, which may have a password in it.
   throw new Error(
-    `Cannot use BROKER_URL with scheme "${scheme}": expected redis://, amqp://, nats:// or kafka://`,
+    `Cannot use BROKER_URL with scheme "${scheme}": expected redis://, amqp://, nats://, kafka:// or sqs://`,
   );
 }
 

@@ -6,6 +6,7 @@
 import { kafka } from "../../adapters/kafka/mod.ts";
 import { nats } from "../../adapters/nats/mod.ts";
 import { rabbitmq } from "../../adapters/rabbitmq/mod.ts";
+import { sqs } from "../../adapters/sqs/mod.ts";
 import { memoryBroker } from "../../src/memory/broker.ts";
 import type { Broker, BrokerFeatures } from "../../src/ports/broker.ts";
 import { postgres } from "../../src/postgres/mod.ts";
@@ -36,6 +37,8 @@ export async function brokerFeatures(): Promise<readonly BrokerFeatures[]> {
     kafka({ url: "kafka://127.0.0.1:1" }),
     rabbitmq({ url: "amqp://127.0.0.1:1" }),
     nats({ url: "nats://127.0.0.1:1" }),
+    sqs({ url: "sqs://127.0.0.1:1" }),
+    sqs({ url: "sqs://127.0.0.1:1", fifo: true }),
   ];
   const features = brokers.map((broker) => broker.features);
   await Promise.all(brokers.map((broker) => broker[Symbol.asyncDispose]()));

@@ -5,11 +5,13 @@
  */
 import { writeSync } from "node:fs";
 import process from "node:process";
+import { kafka } from "../../../adapters/kafka/mod.ts";
 import { nats } from "../../../adapters/nats/mod.ts";
 import { rabbitmq } from "../../../adapters/rabbitmq/mod.ts";
+import type { Broker } from "../../../src/ports/broker.ts";
 
 const [url = "", prefix = "", topic = "", group = "", leaseMs = "0"] = process.argv.slice(2);
-const broker = url.startsWith("amqp:") ? rabbitmq({ url, prefix }) : nats({ url, prefix, ackWaitMs: 1_000 });
+const broker = open();
 for (;;) {
   try {
     const subscription = await broker.subscribe(topic, group, { leaseMs: Number(leaseMs) });
@@ -23,4 +25,10 @@ for (;;) {
   } catch {
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
+}
+
+function open(): Broker {
+  if (url.startsWith("amqp:")) return rabbitmq({ url, prefix });
+  if (url.startsWith("kafka:")) return kafka({ url, prefix, sessionTimeoutMs: 1_000, fetchWaitMs: 50 });
+  return nats({ url, prefix, ackWaitMs: 1_000 });
 }
