@@ -23,9 +23,14 @@ export const MAX_DEPTH = 64;
  * @throws `UNSERIALIZABLE` with `details.path`, or `PAYLOAD_TOO_DEEP`.
  */
 export function stringifyStrict(value: unknown, limits: JsonLimits = {}): string {
+  checkStrict(value, limits);
+  return JSON.stringify(value);
+}
+
+/** Refuses what {@linkcode stringifyStrict} would, and makes no text. */
+export function checkStrict(value: unknown, limits: JsonLimits = {}): void {
   const problem = findProblem(value, limits.maxDepth ?? MAX_DEPTH);
   if (problem) throw problemError(problem, limits.maxDepth ?? MAX_DEPTH);
-  return JSON.stringify(value);
 }
 
 interface Problem {

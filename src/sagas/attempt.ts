@@ -6,7 +6,7 @@
 import { backoffDelay, type ResolvedRetryPolicy, retryPolicy } from "../core/backoff.ts";
 import { untilAborted } from "../core/clock.ts";
 import { isMillstreamError, MillstreamError, toError } from "../core/errors.ts";
-import { stringifyStrict } from "../core/json.ts";
+import { checkStrict } from "../core/json.ts";
 import type { Message } from "../core/message.ts";
 import { validate } from "../core/schema.ts";
 import type { SagaInstance } from "../ports/saga_store.ts";
@@ -113,7 +113,7 @@ export async function changed(saga: Saga, data: unknown, change: unknown): Promi
   if (!change) return data;
   const next = { ...data as object, ...change as object };
   const valid = await validate(saga.schema, next, `data of saga "${saga.name}"`);
-  stringifyStrict(valid);
+  checkStrict(valid);
   return valid;
 }
 

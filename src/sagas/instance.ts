@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { stringifyStrict } from "../core/json.ts";
+import { checkStrict } from "../core/json.ts";
 import { checkText } from "../core/names.ts";
 import { validate } from "../core/schema.ts";
 import type { SagaInstance } from "../ports/saga_store.ts";
@@ -17,7 +17,7 @@ export async function newInstance<Data>(
   now: number,
 ): Promise<SagaInstance> {
   const valid = await validate(schema, data, `data of saga "${name}"`);
-  stringifyStrict(valid);
+  checkStrict(valid);
   return {
     id: checkText("saga id", id),
     saga: name,
@@ -39,7 +39,7 @@ export async function newInstance<Data>(
  * people who search for collisions. Source: "cyrb53" by bryc, public domain.
  */
 export function fingerprint(data: unknown): string {
-  const text = JSON.stringify(data, sorted) ?? "";
+  const text = canonical(data);
   let high = 0xdeadbeef;
   let low = 0x41c6ce57;
   for (let at = 0; at < text.length; at++) {
@@ -52,7 +52,11 @@ export function fingerprint(data: unknown): string {
   return (4294967296 * (2097151 & low) + (high >>> 0)).toString(36);
 }
 
-function sorted(_: string, value: unknown): unknown {
-  if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
-  return Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)));
+/** JSON with the keys in order. A property that is `undefined` is as good as absent. */
+function canonical(value: unknown): string {
+  if (typeof value !== "object" || value === null) return JSON.stringify(value) ?? "null";
+  if (Array.isArray(value)) return `[${value.map(canonical).join()}]`;
+  const entries = Object.entries(value).filter(([, item]) => item !== undefined);
+  entries.sort(([a], [b]) => (a < b ? -1 : 1));
+  return `{${entries.map(([key, item]) => `${JSON.stringify(key)}:${canonical(item)}`).join()}}`;
 }
