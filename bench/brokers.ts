@@ -7,7 +7,7 @@
  *
  * @module
  */
-import type { Broker, EncodedMessage } from "../mod.ts";
+import type { Broker, Delivery, EncodedMessage } from "../mod.ts";
 import { inBatches, makeEvents, type Tally, tally, TYPE } from "./events.ts";
 import { type Measured, timed } from "./harness.ts";
 
@@ -46,15 +46,29 @@ export async function move(open: (prefix: string) => Promise<Line>, count: numbe
   }
 }
 
-/** The calls of the broker port. */
-export async function brokerLine(broker: Broker, cleanUp: () => Promise<void>): Promise<Line> {
+/**
+ * The calls of the broker port.
+ *
+ * @param ahead Whether the next batch is asked for before this one is handled and acknowledged.
+ */
+export async function brokerLine(
+  broker: Broker,
+  ahead: boolean,
+  cleanUp: () => Promise<void>,
+): Promise<Line> {
   const subscription = await broker.subscribe(TOPIC, GROUP);
   return {
     publish: (batch) => broker.publish(TOPIC, batch),
     async consume(all) {
+      const pull = (): Promise<readonly Delivery[]> => subscription.pull(BATCH, { waitMs: PATIENCE_MS });
+      let taken = 0;
+      let next: Promise<readonly Delivery[]> | undefined;
       while (!all.done) {
-        const deliveries = await subscription.pull(BATCH, { waitMs: PATIENCE_MS });
+        const deliveries = await (next ?? pull());
         if (deliveries.length === 0) throw nothingCame();
+        taken += deliveries.length;
+        next = ahead && taken < all.count ? pull() : undefined;
+        next?.catch(() => {}); // should this batch fail before anybody waits for the next one
         for (const { body } of deliveries) all.handle(JSON.parse(body).data.number);
         all.acked(deliveries.length - (await subscription.ack(deliveries)).length);
       }

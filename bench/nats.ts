@@ -26,13 +26,18 @@ export async function prepareNats(url: string, count: number): Promise<Prepared>
           name: "jetstream: publish with msgID, fetch, ack",
           run: run((prefix) => jetstreamLine(url, prefix)),
         },
+        { name: "millstream: publish, pull, ack", run: run((prefix) => millstreamLine(url, prefix, false)) },
         {
-          name: "millstream: publish, pull, ack",
-          run: run((prefix) => brokerLine(nats({ url, prefix }), () => remove(url, prefix))),
+          name: "millstream: same, reading on while acknowledging",
+          run: run((prefix) => millstreamLine(url, prefix, true)),
         },
       ],
     }],
   };
+}
+
+function millstreamLine(url: string, prefix: string, ahead: boolean): Promise<Line> {
+  return brokerLine(nats({ url, prefix }), ahead, () => remove(url, prefix));
 }
 
 /** The loop by hand: the same stream and consumer. */

@@ -26,15 +26,18 @@ export async function prepareRabbitmq(url: string, count: number): Promise<Prepa
           name: "amqplib: confirms, prefetch, ack",
           run: run((prefix) => amqplibLine(url, prefix)),
         },
+        { name: "millstream: publish, pull, ack", run: run((prefix) => millstreamLine(url, prefix, false)) },
         {
-          name: "millstream: publish, pull, ack",
-          run: run((prefix) =>
-            brokerLine(rabbitmq({ url, prefix, prefetch: BATCH }), () => remove(url, prefix))
-          ),
+          name: "millstream: same, reading on while acknowledging",
+          run: run((prefix) => millstreamLine(url, prefix, true)),
         },
       ],
     }],
   };
+}
+
+function millstreamLine(url: string, prefix: string, ahead: boolean): Promise<Line> {
+  return brokerLine(rabbitmq({ url, prefix, prefetch: 2 * BATCH }), ahead, () => remove(url, prefix));
 }
 
 /** The loop by hand: the same topology, a confirm channel and a consuming channel on a connection of its own each. */
@@ -49,7 +52,7 @@ async function amqplibLine(url: string, prefix: string): Promise<Line> {
   await consuming.assertExchange(exchange, "fanout");
   await consuming.assertQueue(queue, { durable: true, arguments: { "x-queue-type": "quorum" } });
   await consuming.bindQueue(queue, exchange, "");
-  await consuming.prefetch(BATCH);
+  await consuming.prefetch(2 * BATCH);
 
   async function publish(batch: readonly EncodedMessage[]): Promise<void> {
     await Promise.all(batch.map(({ id, body }) =>

@@ -58,11 +58,13 @@ export interface NatsHeaders {
   get(name: string): string;
 }
 
+const BYTES = new TextEncoder();
+
 /** Headers as `nats.js` wants them: it asks for their bytes. */
 export function writeHeaders(headers: Readonly<Record<string, string>>): { encode(): Uint8Array } {
   let text = "NATS/1.0\r\n";
-  for (const [name, value] of Object.entries(headers)) text += `${name}: ${value}\r\n`;
-  return { encode: () => new TextEncoder().encode(`${text}\r\n`) };
+  for (const name in headers) text += `${name}: ${headers[name]}\r\n`;
+  return { encode: () => BYTES.encode(`${text}\r\n`) };
 }
 
 /** Connects over TCP through `@nats-io/transport-node`, which the application brings along; runs on Bun and Deno, too. */

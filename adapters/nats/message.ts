@@ -26,6 +26,8 @@ export interface CopyFacts {
 }
 
 const UTF8 = new TextDecoder("utf-8", { ignoreBOM: true });
+const BYTES = new TextEncoder();
+const SAFE = /^[\x21\x23\x24\x26-\x7e]*$/;
 
 /** A message as it is published to its topic. The server recognises its id for a while. */
 export function toNats(message: EncodedMessage, mode: BindingMode, delayMs: number): Wire {
@@ -33,7 +35,7 @@ export function toNats(message: EncodedMessage, mode: BindingMode, delayMs: numb
   const headers: Record<string, string> = { "content-type": contentType, "Nats-Msg-Id": escape(message.id) };
   for (const [name, value] of Object.entries(attributes)) headers[`ce-${name}`] = escape(value);
   if (delayMs > 0) headers["millstream-delay"] = String(Math.ceil(delayMs));
-  return { headers, body: new TextEncoder().encode(body) };
+  return { headers, body: BYTES.encode(body) };
 }
 
 /** The message that came, and its facts. */
@@ -43,8 +45,10 @@ export function fromNats(
 ): { readonly message: EncodedMessage; readonly facts: CopyFacts } {
   const headers = readHeaders(raw);
   const attributes: Record<string, string> = {};
-  for (const [name, value] of Object.entries(headers)) {
-    if (/^ce-/i.test(name)) attributes[name.slice(3).toLowerCase()] = unescape(value);
+  for (const name in headers) {
+    if (name.slice(0, 3).toLowerCase() === "ce-") {
+      attributes[name.slice(3).toLowerCase()] = unescape(headers[name]!);
+    }
   }
   const contentType = headers["content-type"] ?? headers["Content-Type"];
   const message = unbindMessage({ contentType, attributes, body: UTF8.decode(raw.data) }, fallbackId);
@@ -120,11 +124,13 @@ function readHeaders({ headers }: Pick<NatsMessage, "headers">): Record<string, 
 
 /** Percent-encoding of the CloudEvents HTTP binding, which the one for NATS takes over. */
 function escape(text: string): string {
+  if (SAFE.test(text)) return text;
   const whole = text.replace(/[\ud800-\udfff]/gu, "\ufffd"); // half a character cannot be encoded
   return whole.replace(/[^\x21\x23\x24\x26-\x7e]+/gu, encodeURIComponent);
 }
 
 function unescape(text: string): string {
+  if (!text.includes("%")) return text;
   try {
     return decodeURIComponent(text);
   } catch {

@@ -37,6 +37,8 @@ interface Stored {
   readonly error?: ApiError;
 }
 
+const UTF8 = new TextDecoder();
+
 /** A sender. Does no I/O before the first message. */
 export function sender({ link, timeoutMs }: { readonly link: Link; readonly timeoutMs: number }): Sender {
   const underway = new Set<Promise<unknown>>();
@@ -55,7 +57,7 @@ export function sender({ link, timeoutMs }: { readonly link: Link; readonly time
     const outcomes = await Promise.allSettled(messages.map(async ({ headers, body }) => {
       const options = { headers: writeHeaders(headers), timeout: timeoutMs };
       const { data } = await connection.request(subject, body, options);
-      const stored = JSON.parse(new TextDecoder().decode(data)) as Stored;
+      const stored = JSON.parse(UTF8.decode(data)) as Stored;
       if (stored.error) throw apiFailure(what, stored.error);
       return stored.seq ?? 0;
     }));
@@ -94,7 +96,7 @@ export function sender({ link, timeoutMs }: { readonly link: Link; readonly time
 
 function sizeOf(body: Uint8Array, headers: Readonly<Record<string, string>>): number {
   let size = body.length + 16;
-  for (const [name, value] of Object.entries(headers)) size += name.length + value.length + 4;
+  for (const name in headers) size += name.length + headers[name]!.length + 4;
   return size;
 }
 

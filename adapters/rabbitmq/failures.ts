@@ -5,12 +5,18 @@
  */
 import { type ErrorCode, isMillstreamError, MillstreamError, toError } from "../../src/core/errors.ts";
 
+const NOT_OPENED = /Expected ConnectionOpenOk; got <ConnectionClose/;
+
 /** The error for what went wrong while nothing was sent that could have been accepted. */
 export function failure(what: string, thrown: unknown): MillstreamError {
   if (isMillstreamError(thrown)) return thrown;
   const cause = toError(thrown);
   const code = codeOf(cause);
-  return new MillstreamError(code, `Cannot ${what}: ${cause.message.replace(/\s+/g, " ").trim()}`, { cause });
+  const message = `Cannot ${what}: ${cause.message.replace(/\s+/g, " ").trim()}`;
+  if (!NOT_OPENED.test(cause.message)) return new MillstreamError(code, message, { cause });
+  // The driver does not say why: mostly a virtual host that is not there, but it may be a server that is about to stop.
+  const why = `${message}: the server refused the virtual host`;
+  return new MillstreamError("REJECTED", why, { cause, retryable: true });
 }
 
 /** What the server's reply codes mean (AMQP 0-9-1, and RabbitMQ's use of them). */

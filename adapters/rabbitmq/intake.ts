@@ -34,8 +34,10 @@ interface Consumer {
 export interface Intake {
   /** Waits for messages, up to `max`. */
   take(max: number, options: PullOptions): Promise<readonly Received[]>;
-  /** Makes room for another one. */
+  /** Makes room for another one. Called before it is acknowledged or put back. */
   settled(received: Received): void;
+  /** Whether all up to this one on its channel is settled, so that one acknowledgement stands for all. */
+  coversAll(received: Received): boolean;
   /** Received, and not taken by anybody yet. */
   readonly buffered: number;
   /** The channel in use. */
@@ -68,6 +70,8 @@ export function intake(parts: IntakeParts): Intake {
   const { queue, clock } = parts;
   const buffer: Received[] = [];
   const sleepers = new Set<() => void>();
+  /** Delivery tags on the channel in use that are not settled, in their order. */
+  const tags = new Set<number>();
   let consumer: Consumer | undefined;
   let line: Line | undefined;
   let waiting = 0;
@@ -92,6 +96,7 @@ export function intake(parts: IntakeParts): Intake {
     if (usable && usable.prefetch >= max && usable.outstanding < usable.prefetch) return;
     if (!line || line.closed) {
       line = await parts.open();
+      tags.clear();
       line.onClose(() => {
         for (let at = buffer.length - 1; at >= 0; at--) if (buffer[at]!.line.closed) buffer.splice(at, 1);
         wake();
@@ -119,6 +124,7 @@ export function intake(parts: IntakeParts): Intake {
       return;
     }
     from.outstanding++;
+    if (from.line === line) tags.add(raw.fields.deliveryTag ?? 0);
     buffer.push({ raw, line: from.line, consumer: from });
     wake();
     idleSoon();
@@ -186,9 +192,15 @@ export function intake(parts: IntakeParts): Intake {
 
   return {
     take,
-    settled({ consumer: from }) {
+    settled({ consumer: from, raw }) {
       from.outstanding--;
+      if (from.line === line) tags.delete(raw.fields.deliveryTag ?? 0);
       idleSoon();
+    },
+    coversAll({ line: of, raw }) {
+      if (of !== line) return false;
+      for (const tag of tags) return tag > (raw.fields.deliveryTag ?? 0);
+      return true;
     },
     get buffered() {
       return buffer.length;

@@ -22,6 +22,9 @@ export interface CopyFacts {
   readonly suspect: boolean;
 }
 
+const STRUCTURED = "application/cloudevents+json; charset=utf-8";
+/** Whose properties are known to be those of the event. */
+const OURS = "millstream";
 const UTF8 = new TextDecoder("utf-8", { ignoreBOM: true });
 const FRESH: CopyFacts = { attempt: 1, firstFailedAt: 0, redrives: 0, suspect: false };
 
@@ -30,15 +33,32 @@ export function toAmqp(
   message: EncodedMessage,
   mode: BindingMode,
 ): { readonly body: string; readonly properties: AmqpProperties } {
+  const { id, type, key } = message;
+  if (mode === "structured" && isShort(id) && isShort(type)) {
+    // What a header would repeat for every message has a property of its own; others find all of it in the body.
+    const headers = key === undefined ? {} : { [`${PREFIX}partitionkey`]: key };
+    const properties = {
+      contentType: STRUCTURED,
+      messageId: id,
+      type,
+      appId: OURS,
+      headers,
+      persistent: true,
+    };
+    return { body: message.body, properties };
+  }
   const { contentType, attributes, body } = bindMessage(message, mode);
   const headers: Record<string, string> = {};
   for (const [name, value] of Object.entries(attributes)) headers[PREFIX + name] = value;
-  return { body, properties: { contentType, headers, ...shortId(message.id), persistent: true } };
+  return {
+    body,
+    properties: { contentType, headers, ...isShort(id) ? { messageId: id } : {}, persistent: true },
+  };
 }
 
 /** A short string of AMQP has at most 255 bytes. */
-function shortId(id: string): { readonly messageId?: string } {
-  return id.length * 3 <= 255 ? { messageId: id } : {};
+function isShort(text: string): boolean {
+  return text.length * 3 <= 255;
 }
 
 /** The message that came, and its facts. */
@@ -47,11 +67,18 @@ export function fromAmqp(
 ): { readonly message: EncodedMessage; readonly facts: CopyFacts } {
   const headers = properties.headers ?? {};
   const attributes: Record<string, string> = {};
-  for (const [name, value] of Object.entries(headers)) {
+  for (const name in headers) {
+    const value = headers[name];
     const named = name.startsWith(PREFIX) || name.startsWith("cloudEvents_");
     if (named && isScalar(value)) attributes[name.slice(PREFIX.length)] = String(value);
   }
-  const { contentType, messageId } = properties;
+  const { contentType, messageId, type, appId } = properties;
+  if (
+    appId === OURS && contentType === STRUCTURED && typeof messageId === "string" && typeof type === "string"
+  ) {
+    attributes.id ??= messageId;
+    attributes.type ??= type;
+  }
   const body = UTF8.decode(content);
   const message = unbindMessage({ contentType, attributes, body }, String(messageId ?? "no-id"));
   const facts = {

@@ -120,9 +120,12 @@ export function subscription(seat: Seat, context: SubscriptionContext): OpenSubs
 
   /** Acknowledges, and makes sure that the server has heard it. Returns those whose channel was lost. */
   async function finish(all: readonly Held[]): Promise<ReadonlySet<Held>> {
+    for (const one of all) incoming.settled(one);
+    const last = all.reduce((a, b) => tagOf(b) > tagOf(a) ? b : a);
+    const covered = incoming.coversAll(last);
+    if (covered && !last.line.closed) last.line.channel.ack(last.raw, true);
     for (const one of all) {
-      if (!one.line.closed) one.line.channel.ack(one.raw);
-      incoming.settled(one);
+      if (!(covered && one.line === last.line) && !one.line.closed) one.line.channel.ack(one.raw);
     }
     const lines = [...new Set(all.map(({ line }) => line))];
     const heard = new Map(await Promise.all(lines.map(async (line) => [line, await reached(line)] as const)));
@@ -196,8 +199,8 @@ export function subscription(seat: Seat, context: SubscriptionContext): OpenSubs
       requeue(received);
       return;
     }
-    if (!line.closed) line.channel.ack(raw);
     incoming.settled(received);
+    if (!line.closed) line.channel.ack(raw);
   }
 
   async function release(deliveries: readonly Delivery[]): Promise<void> {
@@ -273,6 +276,10 @@ export function subscription(seat: Seat, context: SubscriptionContext): OpenSubs
     lag: () => during("count", context.lag),
     [Symbol.asyncDispose]: () => leaving ??= leave(),
   };
+}
+
+function tagOf({ raw }: Received): number {
+  return raw.fields.deliveryTag ?? 0;
 }
 
 function factsOf({ raw }: Received): CopyFacts {
