@@ -40,6 +40,17 @@ describe("the core, bundled for a browser", () => {
   });
 });
 
+describe("each adapter, bundled without its driver", () => {
+  for (const name of ["rabbitmq", "nats"]) {
+    test(`${name} stays under 16 KB compressed, with what it takes of the core`, () => {
+      const drivers = ["--external:amqplib", "--external:@nats-io/*"];
+      const size = gzipSync(bundle(`adapters/${name}/mod.ts`, ...drivers).code, { level: 9 }).length;
+      console.log(`# adapters/${name} bundled, minified and compressed: ${size} bytes`);
+      assert.ok(size <= 16 * 1024, `${size} bytes`);
+    });
+  }
+});
+
 /** Bundles with esbuild, which fails on an import it cannot resolve. */
 function bundle(
   entry: string,
