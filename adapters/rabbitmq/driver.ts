@@ -53,6 +53,7 @@ export interface AmqpQueue {
 
 /** A message that was delivered, got or returned. */
 export interface AmqpMessage {
+  /** A Buffer of the runtime's. */
   readonly content: Uint8Array;
   readonly fields: { readonly deliveryTag?: number; readonly redelivered?: boolean };
   readonly properties: AmqpProperties;

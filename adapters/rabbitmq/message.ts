@@ -25,7 +25,6 @@ export interface CopyFacts {
 const STRUCTURED = "application/cloudevents+json; charset=utf-8";
 /** Whose properties are known to be those of the event. */
 const OURS = "millstream";
-const UTF8 = new TextDecoder("utf-8", { ignoreBOM: true });
 const FRESH: CopyFacts = { attempt: 1, firstFailedAt: 0, redrives: 0, suspect: false };
 
 /** Body and properties of a message as it is published to its topic. */
@@ -79,7 +78,7 @@ export function fromAmqp(
     attributes.id ??= messageId;
     attributes.type ??= type;
   }
-  const body = UTF8.decode(content);
+  const body = content.toString(); // a Buffer, which is several times faster at this than a TextDecoder
   const message = unbindMessage({ contentType, attributes, body }, String(messageId ?? "no-id"));
   const facts = {
     attempt: number(headers["millstream-attempt"], FRESH.attempt),

@@ -8,6 +8,17 @@ import { consumerOptions } from "../messaging/consumer_options.ts";
 import { deliveryHandler, type DeliveryParts } from "./deliveries.ts";
 import type { Parts } from "./parts.ts";
 
+/**
+ * Makes the groups where the broker keeps nothing for those that come later, before anything can be published: by a
+ * consumer that joins and leaves. Rejects if the broker cannot be reached.
+ */
+export async function makeGroups({ broker, registry }: Parts): Promise<void> {
+  if (broker.features.replay) return;
+  await Promise.all([...registry.members.values()].map(async ({ topic, group }) => {
+    await (await broker.subscribe(topic, group))[Symbol.asyncDispose]();
+  }));
+}
+
 /** Starts one consumer for each group member that is registered. */
 export function startConsumers(
   parts: Parts,

@@ -12,7 +12,7 @@ import { startBroadcast } from "../messaging/broadcasts.ts";
 import { startSchedules } from "../messaging/schedules.ts";
 import { startRelay } from "../messaging/relay.ts";
 import type { Millstream } from "./application.ts";
-import { startConsumers } from "./consuming.ts";
+import { makeGroups, startConsumers } from "./consuming.ts";
 import type { Parts } from "./parts.ts";
 import type { Saving } from "./sagas.ts";
 
@@ -23,7 +23,7 @@ export interface Started {
   readonly consumers: Consumer[];
 }
 
-/** Prepares the store, then starts the relay, the projections, the sagas and the consumers. */
+/** Prepares the store and the groups, then starts the relay, the projections, the sagas and the consumers. */
 export async function startAll(
   started: Started,
   parts: Parts,
@@ -33,6 +33,7 @@ export async function startAll(
   const { store, broker, observer, registry, clock, owner, random, commands } = parts;
   const { loops, consumers } = started;
   await store.start();
+  await makeGroups(parts);
   started.relay = startRelay({ store, publisher: broker, clock, observer, random, owner });
   loops.push(started.relay);
   if (registry.projections.size > 0) {
