@@ -35,7 +35,6 @@ export async function brokerFeatures(): Promise<readonly BrokerFeatures[]> {
     ...carried ? [carried] : [],
     redis({ url: "redis://127.0.0.1:1" }),
     kafka({ url: "kafka://127.0.0.1:1" }),
-    sqs({ url: "sqs://key:secret@127.0.0.1:1" }),
     rabbitmq({ url: "amqp://127.0.0.1:1" }),
     nats({ url: "nats://127.0.0.1:1" }),
     sqs({ url: "sqs://127.0.0.1:1" }),
