@@ -7,7 +7,7 @@ import type { AwsClient } from "aws4fetch";
 import { type Clock, systemClock } from "../../src/core/clock.ts";
 import { MillstreamError } from "../../src/core/errors.ts";
 import { type Address, parseAddress } from "./address.ts";
-import { notAnswered, refused } from "./failures.ts";
+import { asSqsError, notAnswered, refused } from "./failures.ts";
 
 /**
  * One call to SQS: the name of the action, such as `SendMessageBatch`, and its input as the API reference has it. It
@@ -95,7 +95,8 @@ export function withTimeout(call: SqsCall, timeoutMs: number, clock: Clock = sys
         reject(notAnswered(action, late));
         controller.abort(late);
       });
-      call(action, input, { signal: controller.signal }).then(resolve, reject).finally(() => {
+      const refuse = (error: unknown): void => reject(asSqsError(action, error));
+      call(action, input, { signal: controller.signal }).then(resolve, refuse).finally(() => {
         cancel();
         signal?.removeEventListener("abort", onAbort);
       });
