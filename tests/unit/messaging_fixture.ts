@@ -90,5 +90,5 @@ export async function until(
   await eventually(async () => {
     await clock.advance(stepMs);
     return await so();
-  }, { withinMs: 8_000, everyMs: 1 });
+  }, { withinMs: 40_000, everyMs: 1 });
 }
