@@ -39,7 +39,7 @@ export { postgresJsDriver, type PostgresJsOptions } from "./drivers/postgres_js.
 export type { WatermarkBlocker, WatermarkStatus } from "./events/status.ts";
 export type { Pruned } from "./maintenance.ts";
 export { migrations } from "./migrate.ts";
-export { type PostgresStore, type StoreOptions } from "./store.ts";
+export type { CallersSession, PostgresStore, StoreOptions } from "./store.ts";
 export { sqlTag } from "./tag.ts";
 
 /**

@@ -8,7 +8,7 @@ import { type Clock, systemClock, withDeadline } from "../core/clock.ts";
 import { disposer } from "../core/dispose.ts";
 import { MillstreamError } from "../core/errors.ts";
 import type { Broker } from "../ports/broker.ts";
-import type { SqlDriver, SqlSession } from "../ports/sql.ts";
+import type { SqlDriver, SqlSession, SqlValue } from "../ports/sql.ts";
 import type { Store, StorePorts } from "../ports/store.ts";
 import { postgresBroker } from "./broker/broker.ts";
 import { checkpoints } from "./checkpoints.ts";
@@ -19,6 +19,7 @@ import { alignPositions } from "./events/positions.ts";
 import { type AppendQueue, appendQueue } from "./events/queue.ts";
 import { type WatermarkStatus, watermarkStatus } from "./events/status.ts";
 import { idempotencyKeys } from "./idempotency.ts";
+import { encodeValues } from "./drivers/values.ts";
 import { inbox } from "./inbox.ts";
 import { leases } from "./leases.ts";
 import { maintenance, type Pruned } from "./maintenance.ts";
@@ -59,11 +60,35 @@ export interface StoreOptions {
 export interface PostgresStore extends Store {
   /** One round of the housekeeping that otherwise happens by itself now and then. Bounded work. */
   prune(): Promise<Pruned>;
+
+  /**
+   * The ports on a transaction that the caller has opened with a client of his own: what they write commits with it, or
+   * not at all. It must be READ COMMITTED and on this database, and be waited for before the ports are used again. This
+   * store is not told of the commit: what was appended or put in the outbox is noticed at the next look, within
+   * `pollMs` or 100 ms.
+   *
+   * @example
+   * ```ts ignore
+   * await sql.begin(async (tx) => { // postgres.js; with pg: client.query(text, values).then(({ rows }) => rows)
+   *   await tx`insert into orders (id) values (${id})`;
+   *   const { outbox } = store.within({ query: (text, values) => tx.unsafe(text, values) });
+   *   await outbox.add([message]);
+   * });
+   * ```
+   *
+   * @param session Runs one statement in that transaction. Values are text or null, ready for the server.
+   */
+  within(session: CallersSession): StorePorts;
   /**
    * How far the order of all events has come, and which transaction holds it up. An alarm on `ageMs` finds clients that
    * keep transactions open, before projections fall behind.
    */
   watermark(): Promise<WatermarkStatus>;
+}
+
+/** A transaction of the caller, for {@linkcode PostgresStore.within}. */
+export interface CallersSession {
+  query(text: string, values: (string | null)[]): PromiseLike<readonly unknown[]>;
 }
 
 const DAY_MS = 86_400_000;
@@ -178,6 +203,12 @@ export function postgresStore(driver: SqlDriver, options: StoreOptions): Postgre
     broker,
     ping,
     prune: housekeeping.prune,
+    within(session) {
+      checkOpen();
+      const query = async (text: string, values: readonly SqlValue[] = []): Promise<readonly never[]> =>
+        await session.query(text, encodeValues(values)) as never[];
+      return ports(context, { session: { query }, inTransaction: true, onAppend: () => {} });
+    },
     async watermark() {
       return await watermarkStatus(whileOpen, { schema: quoted, position: await outside.events.head() });
     },

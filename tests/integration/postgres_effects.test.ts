@@ -48,10 +48,12 @@ describe("outbox and inbox while Postgres dies and replies are lost", { skip }, 
     const options = { group: "billing", leaseMs: 3_000, concurrency: 10 };
     app.on(Placed, options, async ({ data }, ctx) => {
       await ctx.sql`insert into effects values ('placed', ${data.id})`;
+      await ctx.sql`select pg_sleep(0.03)`; // so that there is always a commit about to come
       await ctx.publish(Paid, data);
     });
     app.on(Paid, options, async ({ data }, ctx) => {
       await ctx.sql`insert into effects values ('paid', ${data.id})`;
+      await ctx.sql`select pg_sleep(0.03)`;
     });
     await app.start();
 
@@ -108,7 +110,7 @@ describe("outbox and inbox while Postgres dies and replies are lost", { skip }, 
         await eventually(() => orders > now + 5, { withinMs: 60_000 });
         await proxy.setOn("commit", "dropReplies");
         lostCommits++;
-        await pause(100);
+        await pause(200);
         await proxy.set("pass"); // which ends the connections whose replies were lost
       }
       proxy.resetAll();
