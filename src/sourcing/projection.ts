@@ -86,7 +86,7 @@ export interface ProjectionOptions<Events extends readonly AnyEvent[]> {
   readonly inline?: boolean;
   /** Makes the tables of a build, in the transaction that begins it. */
   readonly create?: (target: ProjectionTarget) => unknown;
-  /** Lets queries read from this build, in the transaction that makes it the live one. Not called for the first one. */
+  /** Lets queries read from this build, in the transaction that makes it the live one. */
   readonly swap?: (target: ProjectionTarget) => unknown;
   /** Removes the tables of a build that was replaced or called off, in that transaction. */
   readonly drop?: (target: ProjectionTarget) => unknown;

@@ -76,6 +76,7 @@ export async function ensureControl(
     return await store.transaction(async (ports) => {
       await ports.projections.save({ name: projection.name, revision: 0, live, swapping: false });
       await projection.create(targetOf(ports.sql, live));
+      await projection.swap(targetOf(ports.sql, live));
       return { name: projection.name, revision: 1, live, swapping: false };
     });
   } catch (failure) {

@@ -75,10 +75,8 @@ function register({ name, skip, open, drop, end }: StoreOpener): void {
         on: [Counted],
         batchSize: 50,
         lanes: name === "pglite" ? 1 : 2,
-        create: async ({ sql, suffix, build }) => {
-          await sql`create table ${sql(view + "_of" + suffix)} (lane int primary key, events int not null)`;
-          if (build === 1) await sql`create view ${sql(view)} as select * from ${sql(view + "_of")}`;
-        },
+        create: ({ sql, suffix }) =>
+          sql`create table ${sql(view + "_of" + suffix)} (lane int primary key, events int not null)`,
         swap: async ({ sql, suffix }) => {
           await sql`create or replace view ${sql(view)} as select * from ${sql(view + "_of" + suffix)}`;
         },

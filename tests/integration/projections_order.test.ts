@@ -89,12 +89,8 @@ function register({ name, skip, open, drop, end }: StoreOpener): void {
   };
   const OrderProjection = projection("orders", {
     on: [OrderCreated, OrderConfirmed, OrderCancelled],
-    create: async ({ sql, suffix }) => {
-      await sql`create table ${sql(table("orders") + suffix)} (id text primary key, view text not null)`;
-      if (suffix === "") {
-        await sql`create view ${sql(table("order_view"))} as select * from ${sql(table("orders"))}`;
-      }
-    },
+    create: ({ sql, suffix }) =>
+      sql`create table ${sql(table("orders") + suffix)} (id text primary key, view text not null)`,
     swap: async ({ sql, suffix }) => {
       await sql`create or replace view ${sql(table("order_view"))} as select * from ${
         sql(table("orders") + suffix)

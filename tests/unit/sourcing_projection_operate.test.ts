@@ -87,7 +87,7 @@ test("a rebuild fills a new build beside the live one, which goes on, and then t
   await app.resume("sums");
   await clock.advance(20_000);
   assert.deepEqual([kept.get("_2"), kept.get("")], [42, undefined]);
-  assert.deepEqual(calls, ["create 1", "create 2_2", "swap 2_2", "drop 1"]);
+  assert.deepEqual(calls, ["create 1", "swap 1", "create 2_2", "swap 2_2", "drop 1"]);
   const [after] = await app.list();
   assert.deepEqual([after!.build, after!.suffix, after!.rebuild, after!.position], [2, "_2", undefined, 42n]);
   assert.equal(await store.checkpoints.load("sums"), 0n, "the first build's checkpoint is gone");
@@ -139,6 +139,7 @@ test("a rebuild that is called off leaves the live build as it was, and the next
   await clock.advance(3_000);
   assert.deepEqual([kept.get(""), kept.get("_2"), calls], [6, undefined, [
     "create 1",
+    "swap 1",
     "create 2_2",
     "drop 2_2",
   ]]);

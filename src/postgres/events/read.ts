@@ -97,7 +97,11 @@ export function eventReads(
   async function head(): Promise<bigint> {
     const marks = watermark.values({ mayMark: !inTransaction });
     const [row] = await session.query<HorizonRow>(headSql(schema), marks);
-    return row ? watermark.learn(row) : 0n;
+    const safe = row ? watermark.learn(row) : 0n;
+    if (!row || row.mark === null) return safe;
+    // What was seen first in this statement counts from the next one on.
+    const [next] = await session.query<HorizonRow>(headSql(schema), watermark.values({ mayMark: false }));
+    return next ? watermark.learn(next) : safe;
   }
 
   async function has(stream: string, id: string): Promise<boolean> {
