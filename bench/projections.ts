@@ -71,6 +71,7 @@ export async function prepareProjections(url: string, count: number): Promise<Pr
             name: "millstream: projection, 2 lanes",
             run: () => measured(() => millstream(store, schema, 2)),
           },
+          emmett.contender,
         ],
       }],
       [Symbol.asyncDispose]: dispose,

@@ -42,6 +42,7 @@ const RESERVED = new Set([
   "data",
   "data_base64",
 ]);
+const USUAL: Readonly<Record<string, string>> = { specversion: "1.0", datacontenttype: "application/json" };
 const JSON_TYPE = /^application\/([\w.+-]+\+)?json\s*(;|$)/i;
 
 /**
@@ -90,6 +91,32 @@ export function decodeMessage<Data = unknown>(body: string, limits: MessageLimit
 /** The envelope is a level of its own. */
 function envelope({ maxDepth = MAX_DEPTH }: MessageLimits): JsonLimits {
   return { maxDepth: maxDepth + 1 };
+}
+
+/**
+ * As {@linkcode decodeMessage} for what a store has: {@linkcode encodeMessage} made it, so what that refuses is not
+ * looked for again. Anything unusual is decoded with all checks after all.
+ */
+export function decodeStored<Data = unknown>(body: string): Message<Data> {
+  const event = parseObject(body);
+  const message: Record<string, unknown> = { schemaVersion: 1 };
+  const headers: Record<string, string> = {};
+  for (const name in event) {
+    const value = event[name];
+    if (name === "data") message.data = value;
+    else if (name === "schemaversion") message.schemaVersion = value;
+    else if (typeof value !== "string") return decodeMessage(body, NO_LIMITS);
+    else if (Object.hasOwn(FIELDS, name)) message[FIELDS[name]!] = value;
+    else if (!RESERVED.has(name)) headers[name] = value;
+    else if (USUAL[name] !== value) return decodeMessage(body, NO_LIMITS);
+  }
+  const { id, source, type, time, schemaVersion, data } = message;
+  const isWhole = Number.isInteger(schemaVersion) && schemaVersion as number >= 1;
+  if (!event.specversion || !id || !source || !type || !time || !isWhole || data === undefined) {
+    return decodeMessage(body, NO_LIMITS);
+  }
+  message.headers = headers;
+  return message as unknown as Message<Data>;
 }
 
 /** A decoded event with the exact text of its data. */

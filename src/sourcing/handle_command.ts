@@ -5,7 +5,7 @@
  */
 import { backoffDelay, retryPolicy } from "../core/backoff.ts";
 import { type Clock, sleep } from "../core/clock.ts";
-import { decodeMessage, NO_LIMITS } from "../core/codec.ts";
+import { decodeStored } from "../core/codec.ts";
 import { upgrade } from "../core/definition.ts";
 import { isMillstreamError, MillstreamError } from "../core/errors.ts";
 import { type Random, uuidv5 } from "../core/ids.ts";
@@ -126,7 +126,7 @@ export async function foldStream<State>(
     for (const one of stored) {
       const definition = aggregate.events.get(one.type);
       if (!definition) throw unknownEvent(aggregate.name, stream, one.type, one.version);
-      const event = await upgrade(definition, decodeMessage(one.body, NO_LIMITS));
+      const event = await upgrade(definition, decodeStored(one.body));
       state = aggregate.evolve(state, event);
       ({ version, position, id: eventId } = one);
       if (commandId !== undefined && event.causationId === commandId) handled = { version, position };

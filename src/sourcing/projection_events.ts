@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { decodeMessage, NO_LIMITS } from "../core/codec.ts";
+import { decodeStored } from "../core/codec.ts";
 import { upgrade } from "../core/definition.ts";
 import type { Recorded } from "../core/message.ts";
 import type { AllReadOptions, StoredEvent } from "../ports/event_store.ts";
@@ -51,6 +51,6 @@ export async function readable(
 export async function recorded({ events }: Projection, stored: StoredEvent): Promise<Recorded> {
   const { stream, version, position, type, body } = stored;
   const definition = events.get(type);
-  const message = decodeMessage(body, NO_LIMITS);
+  const message = decodeStored(body);
   return { ...(definition ? await upgrade(definition, message) : message), stream, version, position };
 }

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { decodeMessage, encodeMessage, parseEvent } from "../../src/core/codec.ts";
+import { decodeMessage, decodeStored, encodeMessage, NO_LIMITS, parseEvent } from "../../src/core/codec.ts";
 import { type ErrorCode, isMillstreamError } from "../../src/core/errors.ts";
 import { scanJson, stringifyStrict } from "../../src/core/json.ts";
 import { isPlainText } from "../../src/core/names.ts";
@@ -448,5 +448,59 @@ test("headers with names that are no attributes or that are fields of the messag
     assert.throws(() => encodeMessage({ ...BASE, headers }), {
       code: "INVALID_ARGUMENT",
     }, name);
+  }
+});
+
+test("what a store has is read as any message is: without the checks, where it is what the library wrote", () => {
+  fc.assert(fc.property(anyMessage, (message) => {
+    const { body } = encodeMessage(message as Message, NO_LIMITS);
+    assert.deepEqual(decodeStored(body), decodeMessage(body, NO_LIMITS));
+  }));
+});
+
+test("what a store has and the library did not write is read, or refused, as any message is", () => {
+  const whole = {
+    specversion: "1.0",
+    id: "i",
+    source: "/s",
+    type: "t",
+    time: "2026-01-01T00:00:00Z",
+    data: 1,
+  };
+  const odd: readonly object[] = [
+    { specversion: undefined },
+    { specversion: "0.3" },
+    { id: undefined },
+    { id: 5 },
+    { id: "" },
+    { time: undefined },
+    { type: null },
+    { data: undefined },
+    { data: null },
+    { data_base64: "AA==" },
+    { datacontenttype: "text/plain" },
+    { datacontenttype: "application/cloudevents+json" },
+    { schemaversion: 0 },
+    { schemaversion: "2" },
+    { schemaversion: 1.5 },
+    { schemaversion: null },
+    { count: 5, flag: true },
+    { subject: null },
+    { extra: { nested: 1 } },
+    { constructor: "x" },
+  ];
+  const outcome = (decode: () => unknown): unknown => {
+    try {
+      return decode();
+    } catch (error) {
+      return isMillstreamError(error) ? error.message : error;
+    }
+  };
+  for (const change of odd) {
+    const body = JSON.stringify({ ...whole, ...change });
+    assert.deepEqual(outcome(() => decodeStored(body)), outcome(() => decodeMessage(body, NO_LIMITS)), body);
+  }
+  for (const body of ["", "[]", "null", "{", '"text"']) {
+    assert.throws(() => decodeStored(body), { code: "MALFORMED_MESSAGE" });
   }
 });
