@@ -8,6 +8,7 @@ import { arch, cpus, platform } from "node:os";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { type Figure, type Prepared, race, table } from "./harness.ts";
+import { prepareKafka } from "./kafka.ts";
 import { prepareNats } from "./nats.ts";
 import { preparePostgres } from "./postgres.ts";
 import { preparePostgresBroker } from "./postgres_broker.ts";
@@ -17,7 +18,7 @@ import { prepareRedis } from "./redis.ts";
 import { prepareSagas } from "./sagas.ts";
 
 const USAGE =
-  "npm run bench -- [--only=redis|postgres|broker|sagas|projections|rabbitmq|nats] [--rounds=5] [--quick] [--json] [--runtime=node|node24|bun|deno]";
+  "npm run bench -- [--only=redis|postgres|broker|sagas|projections|rabbitmq|nats|kafka] [--rounds=5] [--quick] [--json] [--runtime=node|node24|bun|deno]";
 const SUBJECTS = {
   redis: "REDIS_URL",
   postgres: "DATABASE_URL",
@@ -26,6 +27,7 @@ const SUBJECTS = {
   projections: "DATABASE_URL",
   rabbitmq: "RABBITMQ_URL",
   nats: "NATS_URL",
+  kafka: "KAFKA_URL",
 } as const;
 type Subject = keyof typeof SUBJECTS;
 
@@ -71,6 +73,7 @@ async function prepare(subject: Subject, url: string, scale: number): Promise<Pr
   if (subject === "postgres") return await preparePostgres(url, scale);
   if (subject === "rabbitmq") return await prepareRabbitmq(url, 20_000 * scale);
   if (subject === "nats") return await prepareNats(url, 20_000 * scale);
+  if (subject === "kafka") return await prepareKafka(url, 20_000 * scale);
   if (subject === "sagas") return await prepareSagas(url, scale);
   if (subject === "projections") return await prepareProjections(url, 100_000 * scale);
   return await preparePostgresBroker(url, 20_000 * scale);
@@ -104,7 +107,7 @@ function readFlags(args: string[]): Flags {
   const subjects = Object.keys(SUBJECTS) as Subject[];
   // Brokers behind adapters are measured where their server is, or where they are asked for.
   const here = subjects.filter((subject) =>
-    !/^(rabbitmq|nats)$/.test(subject) || process.env[SUBJECTS[subject]]
+    !/^(rabbitmq|nats|kafka)$/.test(subject) || process.env[SUBJECTS[subject]]
   );
   const chosen = only === undefined ? here : subjects.filter((subject) => subject === only);
   if (chosen.length === 0) {
