@@ -250,10 +250,13 @@ export function isPastPivot(saga: Saga, { steps }: SagaInstance): boolean {
 /** All tries so far, oldest first, with those that are under way. */
 export function timeline({ history = [], steps }: SagaInstance): readonly SagaHistoryEntry[] {
   const last = steps.filter(({ startedAt }) => startedAt > 0).map((record) => tryOf(record, history));
-  // Of what began in the same millisecond, steps come in the order they were started in, and undos after them.
-  const rank = ({ step, action }: SagaHistoryEntry): number =>
-    action === "undo" ? Infinity : steps.findIndex(({ name }) => name === step);
-  return [...history, ...last].sort((a, b) => a.startedAt - b.startedAt || Math.sign(rank(a) - rank(b)) || 0);
+  // Of what began in the same millisecond: what an operator set off comes after the operator, steps in the order they were
+  // started in, undos after them, and the end that an operator declared comes last.
+  const rank = ({ step, action }: SagaHistoryEntry): number => {
+    if (action === "force-complete") return steps.length + 2;
+    return action === "undo" ? steps.length + 1 : steps.findIndex(({ name }) => name === step);
+  };
+  return [...history, ...last].sort((a, b) => a.startedAt - b.startedAt || rank(a) - rank(b));
 }
 
 /** The try that a record shows. */
