@@ -41,7 +41,11 @@ const candidate: Candidate = {
 const { node, bun, deno } = process.versions as Record<string, string | undefined>;
 const isNode24 = Number(node?.split(".")[0]) >= 24 && !bun && !deno;
 survivesRestarts(candidate, skip || (isNode24 ? false : "the server's restart is tested on one runtime"));
-survivesNetworks(candidate, skip);
+// The error of a connection that is reset reaches nobody there: @nats-io/transport-node 3.4.0 on Deno 2.9.
+survivesNetworks(
+  candidate,
+  skip || (deno ? "transport-node lets the error of a reset go unhandled on Deno" : false),
+);
 refusesBadInput(candidate, skip);
 
 test(
