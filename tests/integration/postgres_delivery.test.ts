@@ -103,6 +103,19 @@ describe("deliveries of one key", { skip: server.skip }, () => {
     await close();
   });
 
+  test("the old and the new delivery of a message, settled in one call by the consumer that lost it and took it again", async () => {
+    const { store, topic, close } = await setUp("twice");
+    const broker = store.broker();
+    const group = await broker.subscribe(topic, "group", { leaseMs: 50 });
+    await broker.publish(topic, messages(1));
+    const [old] = await group.pull(1, { waitMs: 30_000 });
+    const [again] = await group.pull(1, { waitMs: 30_000 });
+    assert.ok(old && again && again.redelivered);
+    await group.ack([again, old]);
+    assert.deepEqual(await group.lag(), { ready: 0, inFlight: 0, delayed: 0, dead: 0 });
+    await close();
+  });
+
   test("a backlog of one key holds up nothing else, is handed out in order, and leaves nothing behind", async () => {
     const { store, driver, topic, close } = await setUp("backlog");
     const broker = store.broker();

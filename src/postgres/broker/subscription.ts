@@ -269,9 +269,14 @@ function delivery(topic: string, group: string, row: DeliveryRow): Delivery {
   };
 }
 
-/** Positions and epochs, in order of position: all statements lock rows in this order. */
+/**
+ * Positions and epochs, in order of position: all statements lock rows in this order. Of several deliveries of one
+ * message the last one comes last, which is the only one that can still be held.
+ */
 function handlesOf(deliveries: readonly Delivery[]): [positions: bigint[], epochs: number[]] {
-  const handles = deliveries.map(({ token }) => handle(token)).sort((a, b) => a.pos < b.pos ? -1 : 1);
+  const handles = deliveries.map(({ token }) => handle(token)).sort((a, b) =>
+    a.pos === b.pos ? a.epoch - b.epoch : a.pos < b.pos ? -1 : 1
+  );
   return [handles.map(({ pos }) => pos), handles.map(({ epoch }) => epoch)];
 }
 
