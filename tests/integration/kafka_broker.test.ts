@@ -6,7 +6,8 @@ import { startKafka } from "../support/java_brokers.ts";
 import { service } from "../support/require.ts";
 
 const binary = service("kafka-server");
-const SETTINGS = { sessionTimeoutMs: 1_500, rebalanceTimeoutMs: 3_000, fetchWaitMs: 50, idleMs: 150 };
+// No restarts here: kafka_faults.test.ts has them.
+const SETTINGS = { sessionTimeoutMs: 1_500, rebalanceTimeoutMs: 3_000, fetchWaitMs: 20, idleMs: 150 };
 
 if (binary.skip) {
   test("kafka: the conformance suite", { skip: binary.skip }, () => {});
@@ -31,11 +32,6 @@ if (binary.skip) {
       return Promise.resolve({
         broker,
         secondConnection: () => Promise.resolve(connect()),
-        async restart() {
-          await server.kill9();
-          await server.restart();
-          return broker;
-        },
         async dispose() {
           await broker[Symbol.asyncDispose]();
           await driver[Symbol.asyncDispose]();
