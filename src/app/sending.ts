@@ -8,7 +8,6 @@ import { isMillstreamError, MillstreamError } from "../core/errors.ts";
 import type { EncodedMessage } from "../core/message.ts";
 import type { PublishOptions } from "../ports/broker.ts";
 import type { Millstream } from "./application.ts";
-import { eventsForStream, eventsForTopic } from "./outside.ts";
 import type { Parts } from "./parts.ts";
 
 /** The application's members that send events. */
@@ -46,6 +45,7 @@ export function sending({ store, broker, factory, registry, limits, observer, co
       return { id: message.id };
     },
     async publishEvents(topic, parsed, options = {}) {
+      const { eventsForTopic } = await import("./outside.ts"); // on demand: for gateways
       return { ids: await send(topic, await eventsForTopic(registry, topic, parsed, limits), options) };
     },
     async append(stream, events, expected = "any") {
@@ -57,6 +57,7 @@ export function sending({ store, broker, factory, registry, limits, observer, co
       return result!;
     },
     async appendEvents(stream, parsed, expected) {
+      const { eventsForStream } = await import("./outside.ts");
       const events = await eventsForStream(registry, stream, parsed, limits);
       const [result] = await store.events.append([{ stream, expected, events }]);
       committed();

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { sha1 } from "./sha1.ts";
 
 /** A number in [0, 1), like `Math.random`. Passed in wherever chance plays a part. */
 export type Random = () => number;
@@ -67,9 +68,9 @@ function hex16(value: number): string {
 }
 
 /** An id that is always the same for the same `name`: UUIDv5 (SHA-1) in a namespace of Millstream's own. */
+// deno-lint-ignore require-await -- nobody has to know that it needs no waiting
 export async function uuidv5(name: string): Promise<string> {
-  const bytes = new TextEncoder().encode(`millstream\u0000${name}`);
-  const hash = new Uint8Array(await crypto.subtle.digest("SHA-1", bytes)).slice(0, 16);
+  const hash = sha1(new TextEncoder().encode(`millstream\u0000${name}`)).slice(0, 16);
   hash[6] = (hash[6]! & 0x0f) | 0x50;
   hash[8] = (hash[8]! & 0x3f) | 0x80;
   const text = Array.from(hash, (byte) => BYTES[byte]).join("");

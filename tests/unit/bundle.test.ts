@@ -16,6 +16,7 @@ const ON_DEMAND = [
   "../messaging/dead_letters.ts",
   "../memory/store.ts",
   "../cqrs/once_by_id.ts",
+  "./outside.ts",
   "./starting.ts",
   "../cqrs/remote/send.ts",
   "../cqrs/remote/serve.ts",

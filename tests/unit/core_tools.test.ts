@@ -8,6 +8,7 @@ import { command, event, query, topic, upgrade } from "../../src/core/definition
 import { disposer } from "../../src/core/dispose.ts";
 import { describe, isMillstreamError, MillstreamError, refuse, toError } from "../../src/core/errors.ts";
 import { uuidv5, uuidv7Generator } from "../../src/core/ids.ts";
+import { sha1 } from "../../src/core/sha1.ts";
 import type { Message } from "../../src/core/message.ts";
 import { checkName, checkText } from "../../src/core/names.ts";
 import { validate } from "../../src/core/schema.ts";
@@ -386,4 +387,16 @@ test("whatever is thrown becomes an Error that can be told apart", () => {
     code: "CLOSED",
   });
   assert.ok(isMillstreamError(foreign, "CLOSED"));
+});
+
+test("SHA-1 is that of the platform, at every length around its blocks and for what texts and bytes may hold", async () => {
+  const bytes = crypto.getRandomValues(new Uint8Array(300));
+  for (let length = 0; length <= 300; length++) {
+    const part = bytes.slice(0, length);
+    assert.deepEqual(
+      sha1(part),
+      new Uint8Array(await crypto.subtle.digest("SHA-1", part)),
+      `${length} bytes`,
+    );
+  }
 });
