@@ -140,13 +140,25 @@ const SERVICES = [
   },
 ];
 
-/** Binaries that destructive tests start private servers with, even where the shared server came from elsewhere. */
+/**
+ * Binaries that tests start private servers with, even where the shared server came from elsewhere.
+ *
+ * @type {{ service: string, name: string, env: string, find?: Service["find"], apt?: string, wantedBy?: string }[]}
+ */
 const BINARIES = [
   { service: "redis", name: "redis-server", env: "MILLSTREAM_REDIS_SERVER" },
   {
     service: "postgres",
     name: "postgres-server",
     env: "MILLSTREAM_POSTGRES_BIN",
+  },
+  {
+    service: "postgres",
+    name: "pgbouncer",
+    env: "MILLSTREAM_PGBOUNCER",
+    find: ({ pgbouncerBinary }) => pgbouncerBinary(),
+    apt: "pgbouncer",
+    wantedBy: "pooler",
   },
   { service: "rabbitmq", name: "rabbitmq-server", env: "MILLSTREAM_RABBITMQ_SERVER" },
   { service: "nats", name: "nats-server", env: "MILLSTREAM_NATS_SERVER" },
@@ -184,10 +196,11 @@ export async function startServices(wantedBy) {
       had.push(`${service.name}: ${got.from}`);
     } else missing.push({ name: service.name, reason: got.reason });
   }
-  for (const { service, name, env: variable } of BINARIES) {
+  for (const binary of BINARIES) {
+    const { service, name, env: variable, wantedBy: who } = binary;
     const found = wanted.find((candidate) => candidate.name === service);
-    if (!found) continue;
-    const { find, apt = "" } = found;
+    if (!found || (who && !wantedBy.some((one) => one.includes(who)))) continue;
+    const { find = found.find, apt = found.apt ?? "" } = binary;
     // An address in the environment says: use this. Nothing is installed then, except where all must run.
     let reason = "no binary on this machine";
     if (!find?.(servers) && process.env.REQUIRE_ALL === "1") {
