@@ -4,7 +4,7 @@
  * @module
  */
 import { checkRange } from "../../src/core/backoff.ts";
-import type { BindingMode } from "../../src/core/binding.ts";
+import { type BindingMode, checkBindingMode } from "../../src/core/binding.ts";
 import { type Clock, sleep, systemClock } from "../../src/core/clock.ts";
 import { isMillstreamError, MillstreamError } from "../../src/core/errors.ts";
 import { checkName } from "../../src/core/names.ts";
@@ -16,6 +16,7 @@ import type {
   SubscribeOptions,
   Subscription,
 } from "../../src/ports/broker.ts";
+import { closableBroker } from "../../src/ports/closable.ts";
 import { checkStartFrom, type StartFrom } from "../../src/ports/start_from.ts";
 import { deadLetterOffice } from "./dead_letters.ts";
 import type { KafkaDriver, NewTopic } from "./driver.ts";
@@ -112,7 +113,7 @@ export function kafka(options: KafkaOptions): Broker {
     options;
   const { clock = systemClock } = options;
   if (prefix !== "") checkName("prefix", prefix);
-  checkMode(mode);
+  checkBindingMode(mode);
   checkRange("maxMessageBytes", maxMessageBytes, 2_000, 1_000_000_000, true);
   checkRange("timeoutMs", timeoutMs, 1, 600_000);
   checkRange("sessionTimeoutMs", sessionTimeoutMs, 100, 3_600_000, true);
@@ -126,8 +127,6 @@ export function kafka(options: KafkaOptions): Broker {
   const client = options.driver ?? kafkajs(kafkajsFor(options.url, { timeoutMs }), { timeoutMs, clock });
   const driver = prefixed(client, prefix);
   const counts = new Map<string, Promise<number>>();
-  const subscriptions = new Set<Subscription>();
-  let closing: Promise<void> | undefined;
 
   const replicas = replicationFactor === undefined ? {} : { replicationFactor };
   const publishing = createPublisher({ driver, clock, mode, maxMessageBytes, partitions: topicPartitions });
@@ -196,7 +195,7 @@ export function kafka(options: KafkaOptions): Broker {
     const names = groupNames(topic, group);
     await groupTopics(names);
     if (from !== "start") await begin(names, from);
-    const subscription = createSubscription({
+    return createSubscription({
       driver,
       clock,
       observe,
@@ -212,12 +211,7 @@ export function kafka(options: KafkaOptions): Broker {
         const counted = await countGroup(driver, names, clock.now(), own);
         return { ...counted, dead: await dead.count({ topic, group }) };
       },
-      onClosed: (closed) => subscriptions.delete(closed),
     });
-    subscriptions.add(subscription);
-    if (closing) await subscription[Symbol.asyncDispose]();
-    assertOpen("subscribe");
-    return subscription;
   }
 
   /** Puts a group that has committed nothing where it shall begin. */
@@ -268,49 +262,9 @@ export function kafka(options: KafkaOptions): Broker {
     }
   }
 
-  async function close(): Promise<void> {
-    await publishing.drained();
-    await Promise.all([...subscriptions].map((open) => open[Symbol.asyncDispose]()));
-    if (own) await driver[Symbol.asyncDispose]();
-  }
-
-  function assertOpen(what: string): void {
-    if (closing) throw new MillstreamError("CLOSED", `Cannot ${what}: the broker was closed`);
-  }
-
-  /** Refuses calls once the broker is closed. */
-  function whileOpen<Args extends unknown[], T>(
-    what: string,
-    work: (...args: Args) => Promise<T>,
-  ): (...args: Args) => Promise<T> {
-    return async (...args) => {
-      assertOpen(what);
-      return await work(...args);
-    };
-  }
-
-  return {
-    features: FEATURES,
-    publish: whileOpen("publish", publishing.publish),
-    subscribe: whileOpen("subscribe", subscribe),
-    deadLetters: {
-      list: whileOpen("list dead letters", dead.list),
-      count: whileOpen("count dead letters", dead.count),
-      get: whileOpen("get a dead letter", dead.get),
-      redrive: whileOpen("redrive a dead letter", dead.redrive),
-      remove: whileOpen("remove a dead letter", dead.remove),
-    },
-    groups: whileOpen("list groups", groups),
-    ping: whileOpen("ping", ping),
-    [Symbol.asyncDispose]: () => closing ??= close(),
-  };
-}
-
-function checkMode(mode: BindingMode): void {
-  if (mode === "structured" || mode === "binary") return;
-  throw new MillstreamError(
-    "INVALID_ARGUMENT",
-    `Cannot use option "mode": expected "structured" or "binary", got ${mode}`,
+  return closableBroker(
+    { features: FEATURES, publish: publishing.publish, subscribe, deadLetters: dead, groups, ping },
+    { drain: publishing.drained, release: async () => own ? await driver[Symbol.asyncDispose]() : undefined },
   );
 }
 

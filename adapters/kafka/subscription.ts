@@ -43,7 +43,6 @@ export interface SubscriptionContext {
   bury(item: Item, failure: Failure): Promise<void>;
   /** How the group stands. Own partitions are counted as they are here. */
   count(own: ReadonlyMap<string, Partition>): Promise<GroupLag>;
-  onClosed(subscription: Subscription): void;
 }
 
 /** Read and not handed out, at most about this many messages and characters. */
@@ -539,7 +538,6 @@ export function createSubscription(context: SubscriptionContext): Subscription {
       item.partition.dirty = true;
     }
     await rest();
-    context.onClosed(subscription);
   }
 
   function checkOpen(what: string): void {

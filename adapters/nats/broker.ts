@@ -18,6 +18,7 @@ import type {
   SubscribeOptions,
   Subscription,
 } from "../../src/ports/broker.ts";
+import { closableBroker } from "../../src/ports/closable.ts";
 import { checkStartFrom } from "../../src/ports/start_from.ts";
 import { countDead, natsDeadLetters } from "./dead_letters.ts";
 import { connectNats, type NatsConnection } from "./driver.ts";
@@ -102,9 +103,7 @@ export function nats(options: NatsOptions): Broker {
   const server = link({ connect: connector(options, timeoutMs), own, clock, timeoutMs, api });
   const names = streams(options, server);
   const out = sender({ link: server, timeoutMs });
-  const open = new Set<Subscription>();
   const copies: Copy[] = [];
-  let closing: Promise<void> | undefined;
 
   async function publish(
     topic: string,
@@ -160,7 +159,7 @@ export function nats(options: NatsOptions): Broker {
     checkRange("leaseMs", leaseMs, 50, 86_400_000);
     checkStartFrom(from, FEATURES);
     const { config } = await names.ensureGroup(topic, group, from);
-    const joined = subscription({
+    return subscription({
       topic,
       group,
       ask: `${api}.CONSUMER.MSG.NEXT.${names.stream(topic)}.${names.token(group)}`,
@@ -182,15 +181,6 @@ export function nats(options: NatsOptions): Broker {
       bury: (copy) => bury(topic, group, copy),
       lag: () => lag(topic, group),
     });
-    const dispose = async (): Promise<void> => {
-      await joined[Symbol.asyncDispose]();
-      open.delete(entered);
-    };
-    const entered: Subscription = { ...joined, [Symbol.asyncDispose]: dispose };
-    open.add(entered);
-    if (closing) await dispose();
-    assertOpen("subscribe");
-    return entered;
   }
 
   async function lag(topic: string, group: string): Promise<GroupLag> {
@@ -257,49 +247,23 @@ export function nats(options: NatsOptions): Broker {
     }
   }
 
-  async function close(): Promise<void> {
-    await out.drained();
-    await Promise.all([...open].map((one) => one[Symbol.asyncDispose]()));
-    await out.drained();
-    await server.close();
-  }
-
-  function assertOpen(what: string): void {
-    if (closing) throw new MillstreamError("CLOSED", `Cannot ${what}: the broker was closed`);
-  }
-
-  function whileOpen<A extends unknown[], T>(
-    what: string,
-    work: (...args: A) => Promise<T>,
-  ): (...args: A) => Promise<T> {
-    return async (...args) => {
-      assertOpen(what);
-      return await work(...args);
-    };
-  }
-
   const log = topicLog({ link: server, streams: names, clock });
   const letters = natsDeadLetters({
     link: server,
     streams: names,
     send: (topic, group, copy) => putBack(topic, group, copy, 0),
   });
-  return {
-    features: FEATURES,
-    publish: whileOpen("publish", publish),
-    subscribe: whileOpen("subscribe", subscribe),
-    deadLetters: {
-      list: whileOpen("list dead letters", letters.list),
-      count: whileOpen("count dead letters", letters.count),
-      get: whileOpen("get a dead letter", letters.get),
-      redrive: whileOpen("redrive a dead letter", letters.redrive),
-      remove: whileOpen("remove a dead letter", letters.remove),
+  const ping = async (): Promise<void> => void await server.api("reach JetStream", "INFO");
+  return closableBroker(
+    { features: FEATURES, publish, subscribe, deadLetters: letters, log, groups, ping },
+    {
+      drain: out.drained,
+      async release() {
+        await out.drained(); // of what the subscriptions handed back
+        await server.close();
+      },
     },
-    log: { read: whileOpen("read", log.read) },
-    groups: whileOpen("list groups", groups),
-    ping: whileOpen("ping", () => server.api<void>("reach JetStream", "INFO").then(() => {})),
-    [Symbol.asyncDispose]: () => closing ??= close(),
-  };
+  );
 }
 
 /** A message that counts otherwise than the server counts it. */

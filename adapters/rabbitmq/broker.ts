@@ -13,10 +13,12 @@ import { type Observer, safeObserver } from "../../src/core/observer.ts";
 import type {
   Broker,
   GroupLag,
+  GroupStatus,
   PublishOptions,
   SubscribeOptions,
   Subscription,
 } from "../../src/ports/broker.ts";
+import { closableBroker } from "../../src/ports/closable.ts";
 import { checkStartFrom } from "../../src/ports/start_from.ts";
 import { browser } from "./browse.ts";
 import { rabbitDeadLetters } from "./dead_letters.ts";
@@ -120,7 +122,6 @@ export function rabbitmq(options: RabbitmqOptions): Broker {
   const browse = browser({ link: incoming, clock, timeoutMs });
   const open = new Map<OpenSubscription, Group>();
   const waiting: Array<Group & { readonly until: number }> = [];
-  let closing: Promise<void> | undefined;
   let moves = 0;
   let moving = 0;
 
@@ -227,8 +228,6 @@ export function rabbitmq(options: RabbitmqOptions): Broker {
       open.delete(joined);
     };
     open.set(joined, place);
-    if (closing) await dispose();
-    assertOpen("subscribe");
     return { ...joined, [Symbol.asyncDispose]: dispose };
   }
 
@@ -323,27 +322,6 @@ export function rabbitmq(options: RabbitmqOptions): Broker {
     await line.close();
   }
 
-  async function close(): Promise<void> {
-    await out.drained();
-    await Promise.all([...open.keys()].map((one) => one[Symbol.asyncDispose]()));
-    await out.drained();
-    await Promise.all([outgoing.close(), incoming.close()]);
-  }
-
-  function assertOpen(what: string): void {
-    if (closing) throw new MillstreamError("CLOSED", `Cannot ${what}: the broker was closed`);
-  }
-
-  function whileOpen<A extends unknown[], T>(
-    what: string,
-    work: (...args: A) => Promise<T>,
-  ): (...args: A) => Promise<T> {
-    return async (...args) => {
-      assertOpen(what);
-      return await work(...args);
-    };
-  }
-
   const dead = rabbitDeadLetters({
     topology: names,
     browse,
@@ -351,24 +329,21 @@ export function rabbitmq(options: RabbitmqOptions): Broker {
     count: async (queue) => await count(queue) ?? 0,
     send: (group, body, properties) => putBack(group, body, properties, 0),
   });
-  return {
-    features: FEATURES,
-    publish: whileOpen("publish", publish),
-    subscribe: whileOpen("subscribe", subscribe),
-    deadLetters: {
-      list: whileOpen("list dead letters", dead.list),
-      count: whileOpen("count dead letters", dead.count),
-      get: whileOpen("get a dead letter", dead.get),
-      redrive: whileOpen("redrive a dead letter", dead.redrive),
-      remove: whileOpen("remove a dead letter", dead.remove),
+  async function statuses(filter: { readonly topic?: string } = {}): Promise<readonly GroupStatus[]> {
+    const listed = await groups(filter.topic);
+    return await Promise.all(listed.map(async (place) => ({ ...place, ...await lag(place) })));
+  }
+
+  return closableBroker(
+    { features: FEATURES, publish, subscribe, deadLetters: dead, groups: statuses, ping },
+    {
+      drain: out.drained,
+      async release() {
+        await out.drained(); // of what the subscriptions handed back
+        await Promise.all([outgoing.close(), incoming.close()]);
+      },
     },
-    groups: whileOpen("list groups", async (filter = {}) => {
-      const listed = await groups(filter.topic);
-      return await Promise.all(listed.map(async (place) => ({ ...place, ...await lag(place) })));
-    }),
-    ping: whileOpen("ping", ping),
-    [Symbol.asyncDispose]: () => closing ??= close(),
-  };
+  );
 }
 
 /** Makes connections as the options say. */

@@ -4,7 +4,7 @@
  * @module
  */
 import { checkRange } from "../../src/core/backoff.ts";
-import type { BindingMode } from "../../src/core/binding.ts";
+import { type BindingMode, checkBindingMode } from "../../src/core/binding.ts";
 import { aborted, type Clock, systemClock } from "../../src/core/clock.ts";
 import { isMillstreamError, MillstreamError, toError } from "../../src/core/errors.ts";
 import type { EncodedMessage } from "../../src/core/message.ts";
@@ -17,6 +17,7 @@ import type {
   SubscribeOptions,
   Subscription,
 } from "../../src/ports/broker.ts";
+import { closableBroker } from "../../src/ports/closable.ts";
 import { checkStartFrom } from "../../src/ports/start_from.ts";
 import { type SqsCall, sqsClient, type SqsCredentials, withTimeout } from "./client.ts";
 import { countQueue } from "./counts.ts";
@@ -108,7 +109,7 @@ export function sqs(options: SqsOptions): Broker {
   const { refreshMs = 2_000, pollMs = 5_000, routes = {}, queues: made = {}, clock = systemClock } = options;
   const { create = true, attributes = {}, maxReceives } = made;
   if (prefix !== "") checkName("prefix", prefix);
-  checkMode(mode);
+  checkBindingMode(mode);
   checkRange("maxMessageBytes", maxMessageBytes, 2_000, 1_048_576, true);
   checkRange("timeoutMs", timeoutMs, 1, 600_000);
   checkRange("refreshMs", refreshMs, 0, 600_000);
@@ -129,10 +130,8 @@ export function sqs(options: SqsOptions): Broker {
   });
   const send = createSender(call, fifo ? 1 : 8, maxMessageBytes);
   const dead = deadLetterOffice({ call, clock, mode, queues, put, resend });
-  const subscriptions = new Set<Subscription>();
   const hidden = new Map<string, Map<string, number>>(); // by the queue's URL
   const underway = new Set<Promise<void>>();
-  let closing: Promise<void> | undefined;
 
   async function publish(
     topic: string,
@@ -234,7 +233,7 @@ export function sqs(options: SqsOptions): Broker {
     const address = await queues.ensure(topic, group);
     const hiddenHere = hidden.get(address.queueUrl) ?? new Map<string, number>();
     hidden.set(address.queueUrl, hiddenHere);
-    const subscription = createSubscription({
+    return createSubscription({
       hidden: hiddenHere,
       call,
       clock,
@@ -245,12 +244,7 @@ export function sqs(options: SqsOptions): Broker {
       resend: (message, notes, delayMs) => resend(address, message, notes, delayMs),
       bury: (message, notes, failure) => dead.bury(address, message, notes, failure),
       count: () => count(address),
-      onClosed: (closed) => subscriptions.delete(closed),
     });
-    subscriptions.add(subscription);
-    if (closing) await subscription[Symbol.asyncDispose]();
-    assertOpen("subscribe");
-    return subscription;
   }
 
   async function count(
@@ -296,41 +290,10 @@ export function sqs(options: SqsOptions): Broker {
     }
   }
 
-  async function close(): Promise<void> {
-    await Promise.allSettled(underway);
-    await Promise.all([...subscriptions].map((open) => open[Symbol.asyncDispose]()));
-  }
-
-  function assertOpen(what: string): void {
-    if (closing) throw new MillstreamError("CLOSED", `Cannot ${what}: the broker was closed`);
-  }
-
-  /** Refuses calls once the broker is closed. */
-  function whileOpen<Args extends unknown[], T>(
-    what: string,
-    work: (...args: Args) => Promise<T>,
-  ): (...args: Args) => Promise<T> {
-    return async (...args) => {
-      assertOpen(what);
-      return await work(...args);
-    };
-  }
-
-  return {
-    features,
-    publish: whileOpen("publish", publish),
-    subscribe: whileOpen("subscribe", subscribe),
-    deadLetters: {
-      list: whileOpen("list dead letters", dead.list),
-      count: whileOpen("count dead letters", dead.count),
-      get: whileOpen("get a dead letter", dead.get),
-      redrive: whileOpen("redrive a dead letter", dead.redrive),
-      remove: whileOpen("remove a dead letter", dead.remove),
-    },
-    groups: whileOpen("list groups", groups),
-    ping: whileOpen("ping", ping),
-    [Symbol.asyncDispose]: () => closing ??= close(),
-  };
+  return closableBroker(
+    { features, publish, subscribe, deadLetters: dead, groups, ping },
+    { drain: () => Promise.allSettled(underway), release: () => Promise.resolve() },
+  );
 }
 
 /** What SQS keeps by itself. */
@@ -342,14 +305,6 @@ async function plainId(id: string): Promise<string> {
   if (/^[A-Za-z0-9!-/:-@[-`{-~]{1,128}$/.test(id)) return id;
   const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(id)));
   return Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join("");
-}
-
-function checkMode(mode: BindingMode): void {
-  if (mode === "structured" || mode === "binary") return;
-  throw new MillstreamError(
-    "INVALID_ARGUMENT",
-    `Cannot use option "mode": expected "structured" or "binary", got ${mode}`,
-  );
 }
 
 const REASONS = {

@@ -30,7 +30,6 @@ export interface SubscriptionContext {
   /** Writes a dead letter. */
   bury(message: EncodedMessage, notes: Notes, failure: Failure): Promise<void>;
   count(): Promise<GroupLag>;
-  onClosed(subscription: Subscription): void;
 }
 
 interface Held {
@@ -289,7 +288,6 @@ export function createSubscription(context: SubscriptionContext): Subscription {
     ) => handle);
     held.clear();
     await hideAll(call, queueUrl, handles, 0).catch(() => {}); // their lease brings them back
-    context.onClosed(subscription);
   }
 
   function checkOpen(what: string): void {

@@ -8,10 +8,21 @@
  * @module
  */
 import { NO_LIMITS, parseEvent } from "./codec.ts";
+import { describe, MillstreamError } from "./errors.ts";
 import type { EncodedMessage } from "./message.ts";
 
 /** Which of the two ways of the CloudEvents bindings messages go out. Both are always understood. */
 export type BindingMode = "structured" | "binary";
+
+/** Refuses what is no {@linkcode BindingMode} with `INVALID_ARGUMENT`. */
+export function checkBindingMode(mode: BindingMode): void {
+  if (mode === "structured" || mode === "binary") return;
+  throw new MillstreamError(
+    "INVALID_ARGUMENT",
+    `Cannot use option "mode": expected "structured" or "binary", got ${describe(mode)}`,
+    { details: { option: "mode" } },
+  );
+}
 
 /** A message as headers and body. */
 export interface BoundMessage {

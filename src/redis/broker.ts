@@ -5,11 +5,11 @@
  */
 import { checkRange } from "../core/backoff.ts";
 import { type Clock, systemClock } from "../core/clock.ts";
-import { MillstreamError } from "../core/errors.ts";
 import { checkName } from "../core/names.ts";
 import type { EncodedMessage } from "../core/message.ts";
 import { type Observer, safeObserver } from "../core/observer.ts";
 import type { Broker, BrokerFeatures, GroupStatus, SubscribeOptions, Subscription } from "../ports/broker.ts";
+import { closableBroker } from "../ports/closable.ts";
 import type { RedisDriver } from "../ports/redis.ts";
 import { checkStartFrom } from "../ports/start_from.ts";
 import { clusterDriver } from "./cluster.ts";
@@ -155,8 +155,6 @@ export function redis(options: RedisOptions): RedisBroker {
     timeoutMs,
     prefix,
   };
-  const subscriptions = new Set<Subscription>();
-  let closing: Promise<void> | undefined;
 
   const confirming = confirmations({ driver, clock, replicas });
   const publishing = publisher({
@@ -194,16 +192,8 @@ export function redis(options: RedisOptions): RedisBroker {
     checkStartFrom(from, features(dedupWindowMs));
     const keys = groupKeys(prefix, topic, group);
     const joined = await subscription({ topic, group, keys, from, leaseMs }, context);
-    const dispose = async (): Promise<void> => {
-      await joined[Symbol.asyncDispose]();
-      subscriptions.delete(entered);
-    };
-    const entered: Subscription = { ...joined, [Symbol.asyncDispose]: dispose };
-    subscriptions.add(entered);
     lookAfter(topic);
-    if (closing) await dispose();
-    assertOpen("subscribe");
-    return entered;
+    return joined;
   }
 
   async function publish(
@@ -231,59 +221,36 @@ export function redis(options: RedisOptions): RedisBroker {
     }
   }
 
-  async function close(): Promise<void> {
-    timers.stop();
-    care?.stop();
-    await publishing.drained();
-    await Promise.all([...subscriptions].map((open) => open[Symbol.asyncDispose]()));
-    await log.close();
-    await confirming.close();
-    await connection[Symbol.asyncDispose]();
-    if (own) await driver[Symbol.asyncDispose]();
-  }
-
-  function assertOpen(what: string): void {
-    if (closing) throw new MillstreamError("CLOSED", `Cannot ${what}: the broker was closed`);
-  }
-
-  /** Refuses calls once the broker is closed. */
-  function whileOpen<Args extends unknown[], T>(
-    what: string,
-    work: (...args: Args) => Promise<T>,
-  ): (...args: Args) => Promise<T> {
-    return async (...args) => {
-      assertOpen(what);
-      return await work(...args);
-    };
-  }
-
   async function groups({ topic }: { readonly topic?: string } = {}): Promise<readonly GroupStatus[]> {
     if (topic !== undefined) checkName("topic", topic);
     return await allGroups(connection, prefix, topic, timeoutMs);
   }
 
-  const scheduled = redisScheduled({ connection, prefix, timeoutMs, delayed });
-  const dead = redisDeadLetters({ connection, prefix, timeoutMs });
-  return {
-    features: features(dedupWindowMs),
-    publish: whileOpen("publish", publish),
-    subscribe: whileOpen("subscribe", subscribe),
-    deadLetters: {
-      list: whileOpen("list dead letters", dead.list),
-      count: whileOpen("count dead letters", dead.count),
-      get: whileOpen("get a dead letter", dead.get),
-      redrive: whileOpen("redrive a dead letter", dead.redrive),
-      remove: whileOpen("remove a dead letter", dead.remove),
+  return closableBroker(
+    {
+      features: features(dedupWindowMs),
+      publish,
+      subscribe,
+      deadLetters: redisDeadLetters({ connection, prefix, timeoutMs }),
+      log,
+      scheduled: redisScheduled({ connection, prefix, timeoutMs, delayed }),
+      groups,
+      ping,
     },
-    log: { read: whileOpen("read", log.read) },
-    scheduled: {
-      cancel: whileOpen("cancel a message", scheduled.cancel),
-      reschedule: whileOpen("reschedule a message", scheduled.reschedule),
+    {
+      async drain() {
+        timers.stop();
+        care?.stop();
+        await publishing.drained();
+      },
+      async release() {
+        await log.close();
+        await confirming.close();
+        await connection[Symbol.asyncDispose]();
+        if (own) await driver[Symbol.asyncDispose]();
+      },
     },
-    groups: whileOpen("count groups", groups),
-    ping: whileOpen("ping", ping),
-    [Symbol.asyncDispose]: () => closing ??= close(),
-  };
+  );
 }
 
 function newDriver(options: RedisOptions, connectTimeoutMs: number, clock: Clock): RedisDriver {
