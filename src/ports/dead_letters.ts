@@ -44,7 +44,7 @@ export interface DeadLetterFilter {
 
 /** Looks at, sends back and removes dead letters. */
 export interface DeadLetters {
-  /** Oldest first, at most `limit` after the dead letter with id `after`. */
+  /** Oldest first, to the millisecond, at most `limit` after the dead letter with id `after`. */
   list(
     filter: DeadLetterFilter,
     page: { readonly limit: number; readonly after?: string },
