@@ -24,7 +24,7 @@ const HELP = `npm test -- [options] [filter ...]
   --runtime=<ids>   node, node24, bun, deno; several with commas. All by default
   --filter=<text>   only test files whose path contains the text; may be repeated
   --skip-checks     only the test files. Implied by a filter
-  --jobs=<n>        test files at a time. As many as there are processors by default, 4 at most
+  --jobs=<n>        test files at a time. One more than there are processors by default, as tests mostly wait; 4 at most
   --limit=<s>       seconds a test file may take on one runtime. 120 by default
   --list            name the test files and stop
 
@@ -94,7 +94,7 @@ function readOptions() {
       "skip-checks": { type: "boolean", default: false },
       jobs: {
         type: "string",
-        default: String(Math.min(4, availableParallelism())),
+        default: String(Math.min(4, availableParallelism() + 1)),
       },
       limit: { type: "string", default: "120" },
       list: { type: "boolean", default: false },
