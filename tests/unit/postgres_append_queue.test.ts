@@ -188,6 +188,18 @@ describe("the queue of appends", () => {
     assert.deepEqual(one, two);
   });
 
+  test("what is called after an append that has to wait its turn stays behind it in its stream", async () => {
+    const { calls, append, tick } = setUp();
+    const appending = [append("a", ["1"]), append("a", ["1"]), append("a", ["2"]), append("b", ["3"])];
+    await tick();
+    assert.deepEqual(calls.map(({ ids }) => ids), [["1", "3"]]);
+    calls[0]!.answer([0, 0], [1, 1], [1, 2]);
+    await tick();
+    assert.deepEqual(calls[1]!.ids, ["1", "2"]);
+    calls[1]!.answer([1, 0], [1, 2], [1, 3]);
+    await Promise.all(appending);
+  });
+
   test("a statement is bounded in events and in characters; what is larger goes alone", async () => {
     const { calls, append, tick } = setUp();
     const ids = (count: number, prefix: string): string[] =>
