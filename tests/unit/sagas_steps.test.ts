@@ -73,6 +73,24 @@ test("a step whose doubt means undo is not run again after a crash: the saga com
   await loop.stop();
 });
 
+test("past the point of no return a step in doubt is tried again, even where it would be undone before it", async () => {
+  const { clock, drive, start, load, store } = sagaWorld();
+  const world = outside();
+  const act = (_: unknown, context: StepContext): void => world.act(context);
+  const two = saga("two", Data).step("a", { run: act, undo: act, pivot: true }).step("b", {
+    run: act,
+    undo: act,
+    inDoubt: "undo",
+  });
+  await start(two);
+  drive(two, "p1", dying(store, 2));
+  await clock.advance(1_000);
+  const { loop } = drive(two, "p2");
+  await clock.advance(15_000);
+  assert.deepEqual([(await load()).status, world.calls], ["completed", ["s/a", "s/b", "s/b"]]);
+  await loop.stop();
+});
+
 test("errors are answered as declared: by code or name, to compensate at once, with tries of their own, or for ever", async () => {
   const run = async (throws: (tries: number) => Error | undefined): Promise<[string, number]> => {
     const { clock, drive, start, load } = sagaWorld();
