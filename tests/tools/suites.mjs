@@ -129,7 +129,7 @@ export function lostTests(results) {
       .map(({ name }) => `${name} > `);
     const names = [...ran.get(result.file) ?? []]
       .filter((name) =>
-        !known.includes(name) &&
+        !known.some((own) => own === name || own.startsWith(`${name} (skipped: `)) &&
         !skipped.some((suite) => name.startsWith(suite))
       );
     if (names.length > 0) lost.set(result, names);
