@@ -184,3 +184,14 @@ test("queries pass their middleware with validated parameters; a cache answers w
   await assert.rejects(app.ask(Balance, bad), { code: "VALIDATION_FAILED" });
   assert.equal(asked, 3);
 });
+
+test("a result commits with its effects: a process that dies right after the commit leaves nothing to run again", async () => {
+  const store = memoryStore();
+  // Whatever was to be kept after the commit never is.
+  const complete = (): Promise<void> => Promise.reject(new Error("the process is gone"));
+  const dying = { ...store, idempotency: { ...store.idempotency, complete } };
+  const { app, runs } = payments({ store: dying }, { once: true });
+  const first = await app.dispatch(Pay, { amount: 1 }, { id: "p-1" });
+  assert.deepEqual(await app.dispatch(Pay, { amount: 1 }, { id: "p-1" }), first);
+  assert.deepEqual([runs.length, (await store.events.readStream("payments")).length], [1, 1]);
+});
